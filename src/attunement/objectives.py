@@ -1,0 +1,122 @@
+"""Training signals as pure functions of log-probabilities.
+
+Distributional policy gradients for any f-divergence (arXiv 2302.08215), on samples x ~ q(·|c):
+
+    w = π/q,  r = -f'(π/p),  A = r - B,  surrogate = -mean( w A log π(x|c) ),
+
+with w, A held constant, so that the gradient of the surrogate is an estimate of ∇D_f(π‖p). The
+algorithms of the papers differ only in the row of the table and in q: DPG and CDPG are
+`forward_kl` (arXiv 2106.04985, 2112.00791), KL-regularised RL is `reverse_kl` (arXiv 2205.11275).
+
+A baseline B never changes the expectation (arXiv 2206.00761). `analytic` is B = -f'(1), with which
+the signal of every single sample vanishes at π = p, not only their mean.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from attunement.core import AttunementError
+from attunement.divergences import Divergence
+
+
+class Baseline(StrEnum):
+    """What is subtracted from the pseudo-reward."""
+
+    NONE = "none"
+    ANALYTIC = "analytic"
+    LEAVE_ONE_OUT = "leave_one_out"
+
+
+def policy_gradient_signal(
+    divergence: Divergence,
+    baseline: Baseline,
+    *,
+    log_policy: Tensor,
+    log_score: Tensor,
+    log_partition: Tensor,
+    log_proposal: Tensor,
+    context: Tensor,
+) -> Tensor:
+    """w·A, the weight of each sample's ∇log π in the descent direction of D_f(π‖p).
+
+    Args:
+        divergence: The row.
+        baseline: The baseline.
+        log_policy: [N] log π(x|c), nats, no gradient needed.
+        log_score: [N] log P(x|c) of the unnormalised target.
+        log_partition: [N] log Ẑ_c; where it is minus infinity the sample adds nothing.
+        log_proposal: [N] log q(x|c).
+        context: [N] int64, used by the leave-one-out baseline.
+
+    Returns:
+        [N] float64, detached.
+
+    Raises:
+        AttunementError: The divergence is infinite for a sample the target forbids, or the signal
+            isn't finite.
+    """
+    log_policy = log_policy.detach().double()
+    known = torch.isfinite(log_partition)
+    log_target = log_score.double() - torch.where(known, log_partition.double(), 0.0)
+    if not divergence.allows_forbidden and bool(torch.isneginf(log_target[known]).any()):
+        raise AttunementError(
+            f"{divergence.name} is infinite where the target forbids a sample: give the constraint "
+            "a floor (--floor 0.01) or choose a divergence such as jensen_shannon"
+        )
+    weights = (log_policy - log_proposal.double()).exp()
+    reward = -divergence.slope(log_policy, log_target)
+    if baseline is Baseline.NONE:
+        advantage = reward
+    elif baseline is Baseline.ANALYTIC:
+        advantage = reward + divergence.derivative_at_one
+    else:
+        advantage = reward - leave_one_out(weights, reward, context)
+    signal = torch.where(known, weights * advantage, 0.0)
+    if not bool(torch.isfinite(signal).all()):
+        at = int((~torch.isfinite(signal)).nonzero()[0])
+        raise AttunementError(
+            f"the training signal of sample {at} isn't finite: log π {float(log_policy[at]):.4g}, "
+            f"log p {float(log_target[at]):.4g}; lower the learning rate"
+        )
+    return signal
+
+
+def leave_one_out(weights: Tensor, rewards: Tensor, context: Tensor) -> Tensor:
+    """Σ_{j≠i} w_j r_j / Σ_{j≠i} w_j within the context of sample i.
+
+    Args:
+        weights: [N] importance weights.
+        rewards: [N] pseudo-rewards.
+        context: [N] int64.
+
+    Returns:
+        [N].
+
+    Raises:
+        AttunementError: Some context has a single sample.
+    """
+    _, group, counts = context.unique(return_inverse=True, return_counts=True)
+    if bool((counts < 2).any()):
+        raise AttunementError("leave_one_out needs two or more samples for each context")
+    zeros = torch.zeros(len(counts), dtype=weights.dtype)
+    total = zeros.index_add(0, group, weights)[group] - weights
+    weighted = zeros.index_add(0, group, weights * rewards)[group] - weights * rewards
+    return torch.where(total > 0, weighted / total.clamp(min=1e-300), 0.0)
+
+
+def surrogate(signal: Tensor, log_policy: Tensor, count: int) -> Tensor:
+    """-Σ signal·log π / count: its gradient is the estimated gradient of the divergence.
+
+    Args:
+        signal: [M] from `policy_gradient_signal`, for a micro-batch of M samples.
+        log_policy: [M] log-probabilities with gradient.
+        count: Samples in the whole step, so that micro-batches add up to the same gradient.
+
+    Returns:
+        A scalar.
+    """
+    return -(signal.to(log_policy) * log_policy).sum() / count

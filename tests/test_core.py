@@ -1,0 +1,261 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attunement.core import (
+    UNCONDITIONAL,
+    AttunementError,
+    Context,
+    Estimate,
+    MissingExtraError,
+    Outcomes,
+    Samples,
+    Stop,
+    as_contexts,
+    require_same_outcomes,
+)
+from attunement.distributions.tabular import Tabular
+
+OUTCOMES = Outcomes(start=None, stop=Stop(token=0), max_new_tokens=6)
+
+
+def letters(rows: object) -> list[str]:
+    return ["".join("_abcdefg"[token] for token in row if token) for row in rows]  # pyright: ignore
+
+
+@st.composite
+def samples(draw: st.DrawFn, outcomes: Outcomes = OUTCOMES) -> Samples:
+    count = draw(st.integers(0, 5))
+    width = draw(st.integers(1, 6))
+    prompts = draw(st.lists(st.text("xyz", max_size=3), min_size=1, max_size=3, unique=True))
+    lengths = torch.tensor(
+        draw(st.lists(st.integers(1, width), min_size=count, max_size=count)), dtype=torch.long
+    )
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    mask = torch.arange(width) < lengths.unsqueeze(1)
+    tokens = torch.randint(1, 8, (count, width), generator=generator) * mask
+    return Samples(
+        tokens=tokens,
+        mask=mask,
+        context_index=torch.randint(len(prompts), (count,), generator=generator),
+        contexts=tuple(Context(prompt, {"length": len(prompt)}) for prompt in prompts),
+        context_tokens=tuple(tuple("xyz".index(c) + 1 for c in prompt) for prompt in prompts),
+        log_prob=-torch.rand(count, generator=generator, dtype=torch.float64),
+        finished=torch.rand(count, generator=generator) < 0.5,
+        outcomes=outcomes,
+        decoder=letters,
+    )
+
+
+def rows(found: Samples) -> list[tuple[object, ...]]:
+    """Everything that a reader can see of each sample, padding and table order aside."""
+    return list(
+        zip(
+            [tuple(row) for row in found.token_lists],
+            [(context.prompt, context.columns["length"]) for context in found.sample_contexts],
+            [found.context_tokens[index] for index in found.context_index.tolist()],
+            found.log_prob.tolist(),
+            found.finished.tolist(),
+            found.texts,
+            found.full_texts,
+            strict=True,
+        )
+    )
+
+
+@given(found=samples(), data=st.data())
+@settings(deadline=None)
+def test_indexing_is_that_of_the_rows(found: Samples, data: st.DataObject):
+    whole = rows(found)
+    count = len(found)
+    index = data.draw(st.lists(st.integers(0, count - 1), max_size=6)) if count else []
+    flags = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+    assert rows(found[torch.tensor(index, dtype=torch.long)]) == [whole[at] for at in index]
+    assert rows(found[torch.tensor(flags, dtype=torch.bool)]) == [
+        row for row, keep in zip(whole, flags, strict=True) if keep
+    ]
+    assert rows(found[1:3]) == whole[1:3]
+    assert rows(found[:]) == whole
+    if index:
+        assert rows(found[index]) == [whole[at] for at in index]
+
+
+@given(parts=st.lists(samples(), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_concatenation_is_that_of_the_rows(parts: list[Samples]):
+    joined = Samples.concatenate(parts)
+    assert rows(joined) == [row for part in parts for row in rows(part)]
+    assert joined.lengths.tolist() == [n for part in parts for n in part.lengths.tolist()]
+
+
+@given(found=samples(), cut=st.integers(0, 5))
+@settings(deadline=None)
+def test_splitting_and_concatenating_keeps_one_context_table(found: Samples, cut: int):
+    joined = Samples.concatenate([found[:cut], found[cut:]])
+    assert rows(joined) == rows(found)
+    assert joined.contexts == found.contexts
+
+
+@given(found=samples())
+@settings(deadline=None)
+def test_save_and_load(found: Samples, tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.mktemp("samples") / "bank.safetensors"
+    found.save(path)
+    again = Samples.load(path, OUTCOMES, letters)
+    assert rows(again) == rows(found)
+    assert again.contexts == found.contexts
+    assert torch.equal(again.tokens, found.tokens)
+
+
+def test_conversations_survive_a_file(tmp_path: Path):
+    tabular = Tabular.random(3, 2, generator=torch.Generator().manual_seed(0))
+    prompt = ({"role": "user", "content": "hello"},)
+    found = replace(tabular.enumerate(), contexts=(Context(prompt, {"row": 3}),))
+    found.save(tmp_path / "bank")
+    again = Samples.load(tmp_path / "bank", found.outcomes)
+    assert again.contexts == found.contexts
+    with pytest.raises(AttunementError, match="load them with decoder="):
+        _ = again.texts
+
+
+def test_unreadable_samples(tmp_path: Path):
+    (tmp_path / "text").write_text("no samples")
+    for path in (tmp_path / "text", tmp_path / "missing"):
+        with pytest.raises(AttunementError, match="not a readable file of samples"):
+            Samples.load(path, OUTCOMES)
+
+
+def test_concatenation_errors():
+    tabular = Tabular.random(3, 2, generator=torch.Generator().manual_seed(0))
+    found = tabular.enumerate()
+    other = replace(found, outcomes=OUTCOMES)
+    with pytest.raises(AttunementError, match="no samples to concatenate"):
+        Samples.concatenate([])
+    with pytest.raises(AttunementError, match="different outcomes"):
+        Samples.concatenate([found, other])
+
+
+def test_stop_strings_are_cut_from_texts_and_full_texts():
+    outcomes = Outcomes(None, Stop(strings=("ef", "c")), 6)
+    found = Samples(
+        tokens=torch.tensor([[1, 2, 3], [1, 1, 2]]),
+        mask=torch.ones(2, 3, dtype=torch.bool),
+        context_index=torch.tensor([0, 0]),
+        contexts=(Context("c"),),
+        context_tokens=((3,),),
+        log_prob=torch.zeros(2, dtype=torch.float64),
+        finished=torch.tensor([True, False]),
+        outcomes=outcomes,
+        decoder=letters,
+    )
+    assert found.texts == ["ab", "aab"]
+    assert found.full_texts == ["cab", "caab"]
+
+
+@given(
+    text=st.text("abc", max_size=12),
+    strings=st.lists(st.text("abc", min_size=1, max_size=2), max_size=3),
+    at=st.none() | st.integers(0, 12),
+)
+@settings(deadline=None)
+def test_stop_finds_the_earliest(text: str, strings: list[str], at: int | None):
+    stop = Stop(strings=tuple(strings), function=lambda _: at)
+    found = stop.find(text)
+    candidates = [text.index(string) for string in strings if string in text]
+    candidates += [] if at is None else [at]
+    assert found == (min(candidates) if candidates else None)
+
+
+def test_stop_tokens():
+    assert Stop(token=1, further_tokens=frozenset({5})).tokens == {1, 5}
+    assert Stop(further_tokens=frozenset({5})).tokens == {5}
+    assert not Stop(token=1).reads_text
+    assert Stop(strings=("x",)).reads_text
+
+
+def test_outcomes_that_differ_are_shown():
+    short = Tabular.random(3, 2, generator=torch.Generator().manual_seed(0))
+    longer = Tabular.random(3, 3, generator=torch.Generator().manual_seed(0))
+    require_same_outcomes(short, short.copy())
+    with pytest.raises(AttunementError, match="max_new_tokens 2 against 3"):
+        require_same_outcomes(short, longer)
+
+
+def test_outcomes_that_differ_in_the_function_alone():
+    first = Tabular.random(3, 2, generator=torch.Generator().manual_seed(0))
+    second = first.copy()
+    first._outcomes = replace(first.outcomes, stop=Stop(function=lambda _: 1))
+    second._outcomes = replace(first.outcomes, stop=Stop(function=lambda _: 2))
+    with pytest.raises(AttunementError, match="stop functions differ"):
+        require_same_outcomes(first, second)
+
+
+def test_outcomes_need_a_length():
+    with pytest.raises(AttunementError, match="at least 1, not 0"):
+        Outcomes(None, Stop(), 0)
+
+
+def test_outcomes_are_json():
+    outcomes = Outcomes(1, Stop(2, ("x",), str.isdigit), 5, frozenset({9, 3}))  # pyright: ignore
+    found = json.loads(json.dumps(outcomes.to_json()))
+    assert found["forbidden"] == [3, 9]
+    assert found["stop_function"] == "isdigit"
+
+
+def test_contexts():
+    assert as_contexts(None) == UNCONDITIONAL
+    assert as_contexts(["a", Context("b")]) == (Context("a"), Context("b"))
+    with pytest.raises(AttunementError, match="not one string"):
+        as_contexts("prompt")
+    with pytest.raises(AttunementError, match="no context"):
+        as_contexts([])
+
+
+numbers = st.floats() | st.integers(-5, 5).map(float)
+
+
+@given(
+    value=numbers,
+    stderr=st.none() | st.floats(0),
+    low=numbers,
+    high=numbers,
+    n=st.integers(0, 10**9),
+    ess=st.floats(0, 1e9),
+    khat=st.none() | st.floats(-1, 5),
+)
+@settings(deadline=None)
+def test_estimates_are_strict_json_and_come_back(
+    value: float, stderr: float | None, low: float, high: float, n: int, ess: float,
+    khat: float | None,
+):  # fmt: skip
+    estimate = Estimate(value, stderr, low, high, n, ess, khat)
+    text = json.dumps(estimate.to_json(), allow_nan=False)
+    again = Estimate.from_json(json.loads(text))
+    assert set(json.loads(text)) == {"value", "stderr", "low", "high", "n", "ess", "khat"}
+    for name in ("value", "stderr", "low", "high", "n", "ess", "khat"):
+        before, after = getattr(estimate, name), getattr(again, name)
+        if isinstance(before, float) and math.isnan(before):
+            assert math.isnan(after)
+        else:
+            assert after == before
+
+
+def test_infinite_estimate_in_json():
+    row = Estimate(math.inf, None, -math.inf, math.inf, 10, 10.0).to_json()
+    assert (row["value"], row["low"], row["stderr"]) == ("inf", "-inf", None)
+
+
+def test_estimate_reads_as_a_number_with_its_interval():
+    assert str(Estimate(0.5, 0.1, 0.3, 0.7, 10, 10.0)) == "0.500 [0.300, 0.700]"
+
+
+def test_a_missing_extra_says_how_to_mend_it():
+    assert str(MissingExtraError("A judge", "trl")) == (
+        "A judge needs an extra: pip install 'attunement[trl]'"
+    )
