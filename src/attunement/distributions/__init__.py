@@ -1,0 +1,5 @@
+"""Languages: anything that can be sampled from and knows the log-probability of a sample.
+
+`causal` wraps any causal language model of transformers, `tabular` is the exact oracle whose
+every sentence can be enumerated, `tiny` is the model that comes with the package.
+"""

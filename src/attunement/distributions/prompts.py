@@ -1,0 +1,100 @@
+"""Prompts: from contexts to token ids, and from ids to texts.
+
+Everything that a model is conditioned on goes through here, so that two readers of one context
+always see the same ids: a text is tokenised without the tokenizer's own special tokens and
+follows the start token of the outcomes; a conversation is rendered by the tokenizer's chat
+template, which writes its own start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from attunement.core import AttunementError, Context, Message, Outcomes
+
+
+def tokenize_contexts(
+    tokenizer: PreTrainedTokenizerBase, contexts: Sequence[Context], start: int | None
+) -> tuple[tuple[int, ...], ...]:
+    """The token ids of each context, the start token included.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        contexts: C contexts.
+        start: The id that stands before a text, unless the text begins with it already.
+
+    Returns:
+        C rows of ids.
+
+    Raises:
+        AttunementError: A conversation needs a chat template that the tokenizer doesn't have, or
+            a context is left without any token.
+    """
+    rows = []
+    for index, context in enumerate(contexts):
+        if isinstance(context.prompt, str):
+            ids = _text_ids(tokenizer, context.prompt)
+            if start is not None and ids[:1] != (start,):
+                ids = (start, *ids)
+        else:
+            ids = _text_ids(tokenizer, _render(tokenizer, context.prompt, index))
+        if not ids:
+            raise AttunementError(
+                f"context {index} is empty and these outcomes have no start token: "
+                "give it a prompt, or outcomes with a start"
+            )
+        rows.append(ids)
+    return tuple(rows)
+
+
+def decode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
+    """The text of each row of ids, special tokens left out."""
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    return [str(tokenizer.decode(list(row), **options)) for row in rows]
+
+
+def context_limit(config: PreTrainedConfig) -> int | None:
+    """How many tokens a model can read, prompt and completion together; None is no limit."""
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def check_lengths(
+    context_tokens: Sequence[Sequence[int]], outcomes: Outcomes, limit: int | None
+) -> None:
+    """Check that every prompt leaves room for its completion.
+
+    The last token of a completion is never read, so a prompt of L tokens needs
+    L + max_new_tokens - 1 positions.
+
+    Raises:
+        AttunementError: A prompt is too long; the message names the first such prompt.
+    """
+    if limit is None:
+        return
+    for index, tokens in enumerate(context_tokens):
+        if len(tokens) + outcomes.max_new_tokens - 1 > limit:
+            raise AttunementError(
+                f"prompt {index} has {len(tokens)} tokens, which with "
+                f"max_new_tokens={outcomes.max_new_tokens} is beyond the model's context of "
+                f"{limit}: shorten the prompt or lower max_new_tokens"
+            )
+
+
+def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, conversation: tuple[Message, ...], index: int
+) -> str:
+    if tokenizer.chat_template is None:
+        raise AttunementError(
+            f"context {index} is a conversation, but the tokenizer has no chat template: "
+            "set tokenizer.chat_template or give the prompt as a text"
+        )
+    text = tokenizer.apply_chat_template(
+        [dict(message) for message in conversation], tokenize=False, add_generation_prompt=True
+    )
+    return str(text)

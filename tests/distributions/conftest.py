@@ -1,0 +1,75 @@
+"""Small models with random weights and a byte-level tokenizer, made on the spot."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte after the end token, which is also the padding token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<end>": 0} | {byte: index for index, byte in enumerate(alphabet, start=1)}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", pad_token="<end>")
+
+
+def make_gpt2(vocabulary: int = 257, spread: float = 0.4) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        n_layer=2,
+        n_head=2,
+        n_embd=16,
+        vocab_size=vocabulary,
+        n_positions=64,
+        initializer_range=spread,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def make_llama(vocabulary: int = 257, spread: float = 0.4) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        num_hidden_layers=2,
+        hidden_size=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=32,
+        vocab_size=vocabulary,
+        max_position_embeddings=64,
+        initializer_range=spread,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+MAKERS = {"gpt2": make_gpt2, "llama": make_llama}
+
+
+@pytest.fixture(params=sorted(MAKERS))
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """A model of 257 tokens and 64 positions, of either family."""
+    return MAKERS[request.param]()
+
+
+@pytest.fixture(params=sorted(MAKERS))
+def five_token_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """A model whose outcomes can be enumerated."""
+    return MAKERS[request.param](vocabulary=5, spread=0.15)
