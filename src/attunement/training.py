@@ -1,0 +1,240 @@
+"""What every training loop shares: one function that changes a model, and its state.
+
+`update` is the only place where the parameters of a language model are changed. It adds up the
+gradients of micro-batches, clips, takes one AdamW step at the scheduled learning rate and moves
+the averaged weights. The gradient is the same for any split into micro-batches, because losses
+are sums over a micro-batch divided by the size of the whole step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from attunement.core import AttunementError
+
+MicroBatch = TypeVar("MicroBatch")
+
+
+class OptimizerSettings(BaseModel):
+    """How parameters move; the names are those of transformers' `TrainingArguments`.
+
+    Attributes:
+        learning_rate: Peak of the schedule.
+        warmup_steps: Steps of linear increase from 0.
+        max_steps: Steps in all; the rate falls along a cosine to 0, where the last one ends.
+        max_grad_norm: Gradients with a larger norm are scaled down to it, and counted.
+        weight_decay: AdamW's.
+        adam_beta1: AdamW's.
+        adam_beta2: AdamW's.
+        averaging: Weight of the past in the exponential moving average of the parameters that is
+            delivered; 0 delivers the last ones.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    warmup_steps: int = Field(default=5, ge=0)
+    max_steps: int = Field(default=200, ge=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.99, ge=0, lt=1)
+    averaging: float = Field(default=0.9, ge=0, lt=1)
+
+
+@dataclass
+class TrainingState:
+    """What the next update needs.
+
+    Attributes:
+        module: The network that is trained.
+        average: A network of the same shape that holds the averaged weights.
+        optimizer: AdamW over the module's parameters.
+        updates: How many updates were made.
+    """
+
+    module: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.AdamW
+    updates: int = 0
+
+
+@dataclass(frozen=True)
+class UpdateInfo:
+    """What a reader of an update needs.
+
+    Attributes:
+        loss: The whole step's loss.
+        gradient_norm: Norm before clipping.
+        clipped: Whether it was scaled down.
+        learning_rate: The rate of this update.
+    """
+
+    loss: float
+    gradient_norm: float
+    clipped: bool
+    learning_rate: float
+
+
+def start_training(
+    module: nn.Module, average: nn.Module, settings: OptimizerSettings
+) -> TrainingState:
+    """A state at zero updates.
+
+    Args:
+        module: The network to train.
+        average: An independent copy of it, for the averaged weights.
+        settings: How it moves.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        weight_decay=settings.weight_decay,
+    )
+    return TrainingState(module, average.requires_grad_(False), optimizer)
+
+
+def scheduled_learning_rate(settings: OptimizerSettings, update: int) -> float:
+    """Linear warm-up, then a cosine to 0 at `max_steps`; `update` counts from 0."""
+    if update < settings.warmup_steps:
+        return settings.learning_rate * (update + 1) / (settings.warmup_steps + 1)
+    rest = max(1, settings.max_steps - settings.warmup_steps)
+    progress = min(1.0, (update - settings.warmup_steps) / rest)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def update(
+    state: TrainingState,
+    micro_batches: Iterable[MicroBatch],
+    loss_of: Callable[[MicroBatch], Tensor],
+    settings: OptimizerSettings,
+) -> UpdateInfo:
+    """One optimiser step over all micro-batches; changes the state's modules in place.
+
+    Args:
+        state: The state.
+        micro_batches: The parts of the step.
+        loss_of: A part's share of the loss: the shares add up to the loss of the step.
+        settings: How parameters move.
+
+    Raises:
+        AttunementError: The gradient isn't finite; parameters are as before.
+    """
+    state.optimizer.zero_grad(set_to_none=True)
+    loss = 0.0
+    for batch in micro_batches:
+        share = loss_of(batch)
+        share.backward()
+        loss += float(share.detach())
+    rate = scheduled_learning_rate(settings, state.updates)
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
+    if not math.isfinite(norm):
+        raise AttunementError(
+            f"the gradient of update {state.updates + 1} isn't finite: lower the learning rate"
+        )
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.updates += 1
+    _move_average(state, settings.averaging)
+    return UpdateInfo(loss, norm, norm > settings.max_grad_norm, rate)
+
+
+@torch.no_grad()
+def _move_average(state: TrainingState, decay: float) -> None:
+    # Early on the average forgets faster, so that it isn't dominated by where it started.
+    decay = min(decay, state.updates / (state.updates + 10))
+    for averaged, current in zip(
+        state.average.parameters(), state.module.parameters(), strict=True
+    ):
+        averaged.lerp_(current, 1 - decay)
+
+
+def save_training(state: TrainingState, folder: Path) -> dict[str, int]:
+    """Write weights, averaged weights and optimiser state as safetensors; returns the counters."""
+    save_parameters(state.module, folder / "policy.safetensors")
+    save_parameters(state.average, folder / "average.safetensors")
+    moments = {
+        f"{index}.{key}": value.contiguous()
+        for index, entry in state.optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+    }
+    save_file(moments, folder / "optimizer.safetensors")
+    return {"updates": state.updates}
+
+
+def load_training(state: TrainingState, folder: Path, counters: Mapping[str, object]) -> None:
+    """Read what `save_training` wrote into a fresh state of the same shape.
+
+    Raises:
+        AttunementError: A file is missing, corrupt or of another model.
+    """
+    load_parameters(state.module, folder / "policy.safetensors")
+    load_parameters(state.average, folder / "average.safetensors")
+    packed = state.optimizer.state_dict()
+    packed["state"] = _optimizer_entries(state.optimizer, folder / "optimizer.safetensors")
+    state.optimizer.load_state_dict(packed)
+    state.updates = int(str(counters["updates"]))
+
+
+def _optimizer_entries(optimizer: torch.optim.AdamW, path: Path) -> dict[int, dict[str, Tensor]]:
+    """AdamW's state by the parameter's number, as `state_dict` has it."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    shapes = {str(index): tuple(p.shape) for index, p in enumerate(parameters)}
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, value in load_tensors(path).items():
+        index, _, key = name.partition(".")
+        if index not in shapes or (key != "step" and tuple(value.shape) != shapes[index]):
+            raise AttunementError(f"{path} holds the optimiser of another model")
+        entries.setdefault(int(index), {})[key] = value
+    return entries
+
+
+def save_parameters(module: nn.Module, path: Path) -> None:
+    """Write a module's parameters by name; tied ones stand once."""
+    save_file({name: p.detach().contiguous() for name, p in module.named_parameters()}, path)
+
+
+@torch.no_grad()
+def load_parameters(module: nn.Module, path: Path) -> None:
+    """Read what `save_parameters` wrote into a module of the same shape.
+
+    Raises:
+        AttunementError: The file is missing, corrupt or of another model.
+    """
+    tensors = load_tensors(path)
+    own = dict(module.named_parameters())
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if {name: tuple(p.shape) for name, p in own.items()} != shapes:
+        raise AttunementError(f"{path} holds the weights of another model")
+    for name, parameter in own.items():
+        parameter.copy_(tensors[name])
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's file.
+
+    Raises:
+        AttunementError: The file is missing or corrupt.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise AttunementError(
+            f"{path} can't be read ({error}): delete the folder {path.parent} to go on from the "
+            "checkpoint before it"
+        ) from error

@@ -1,0 +1,89 @@
+"""Where a policy stands on the way, on the bank and on fresh samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attunement import estimators
+from attunement.core import Estimate, Samples
+from attunement.divergences import forward_kl, jensen_shannon, total_variation
+from attunement.evidence import BASE, POLICY, Evidence
+from attunement.measuring import gather
+from attunement.runs import generator_for
+from attunement.tuning.problem import EVALUATION, Problem, TuningState
+from attunement.tuning.settings import Proposal
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Where the averaged policy stands after a step.
+
+    Attributes:
+        step: Steps made.
+        estimates: Distances, log Z and the mean of each feature, by name.
+    """
+
+    step: int
+    estimates: Mapping[str, Estimate]
+
+    def to_json(self) -> dict[str, object]:
+        """A line of `metrics.jsonl`."""
+        rows = {name: estimate.to_json() for name, estimate in self.estimates.items()}
+        return {"step": self.step, "estimates": rows}
+
+
+def evaluate(problem: Problem, state: TuningState) -> Evaluation:
+    """Estimate where the averaged policy stands, and renew an adaptive proposal if it is nearer."""
+    settings, target = problem.settings, problem.target
+    generator = generator_for(settings.seed, EVALUATION, state.step)
+    each = max(2, settings.evaluation_size // len(problem.contexts))
+    fresh = state.average.sample(problem.contexts, each, generator=generator)
+    scores = target.features(fresh)
+    evidence = _evaluation_evidence(problem, state, fresh, target.log_potential(fresh, scores))
+    rows = (forward_kl, jensen_shannon, total_variation)
+    estimates = {row.name: estimators.divergence(evidence, row) for row in rows}
+    estimates["kl_policy_base"] = estimators.kl_policy_base(evidence)
+    estimates["log_z"] = estimators.log_partition(evidence)
+    for name, column in scores.items():
+        estimates[name] = estimators.sample_mean(column.values, fresh.context_index)
+    return Evaluation(state.step, estimates)
+
+
+def adapt_proposal(problem: Problem, state: TuningState) -> bool:
+    """Renew the proposal when KL(p‖π) < KL(p‖q) on the bank, by their paired difference.
+
+    Returns:
+        Whether it was renewed; always false when the proposal is the policy itself.
+    """
+    if problem.settings.proposal is not Proposal.KL_ADAPTIVE:
+        return False
+    bank = problem.bank
+    evidence = gather(problem.target, state.policy, bank)
+    with torch.no_grad():
+        log_proposal = state.proposal.log_prob(bank)
+    difference = estimators.moment_target(evidence, log_proposal - evidence.log_policy)
+    if difference.high < 0:
+        state.proposal = state.policy.copy()
+        return True
+    return False
+
+
+def _evaluation_evidence(
+    problem: Problem, state: TuningState, fresh: Samples, potential: Tensor
+) -> Evidence:
+    """Bank and fresh samples together, the bank's potential taken from the problem."""
+    with torch.no_grad():
+        log_base = torch.cat([problem.bank.log_prob, problem.target.base.log_prob(fresh)])
+        log_policy = torch.cat([state.average.log_prob(problem.bank), fresh.log_prob])
+    sizes = (len(problem.bank), len(fresh))
+    return Evidence.of_mixture(
+        log_base,
+        log_policy,
+        torch.cat([problem.bank_potential, potential]),
+        torch.tensor([BASE, POLICY]).repeat_interleave(torch.tensor(sizes)),
+        torch.cat([problem.bank.context_index, fresh.context_index]),
+    )

@@ -1,0 +1,72 @@
+import math
+
+import torch
+
+from attunement.divergences import forward_kl
+from attunement.tuning import Proposal, TuningSettings, adapt_proposal, evaluate, init, step
+
+SETTINGS = TuningSettings(batch_size=128, bank_size=2048, evaluation_size=512, learning_rate=0.1)
+
+
+def exact_forward_kl(target, policy) -> float:
+    support = target.base.enumerate()
+    log_score = target.base.log_prob(support) + target.log_potential(support)
+    log_target = log_score - torch.logsumexp(log_score, 0)
+    return float(forward_kl.exact(policy.log_prob(support), log_target).detach())
+
+
+def test_estimates_hold_the_exact_distance(hard):
+    problem, state = init(hard, None, SETTINGS)
+    for _ in range(10):
+        step(problem, state)
+    found = evaluate(problem, state)
+    estimate = found.estimates["forward_kl"]
+    exact = exact_forward_kl(hard, state.average)
+    assert abs(estimate.value - exact) < 4 * estimate.stderr
+    support = hard.base.enumerate()
+    log_z = torch.logsumexp(support.log_prob + hard.log_potential(support), 0)
+    assert abs(found.estimates["log_z"].value - float(log_z)) < 4 * found.estimates["log_z"].stderr
+
+
+def test_before_any_step_the_distance_is_minus_log_z(hard):
+    problem, state = init(hard, None, SETTINGS)
+    found = evaluate(problem, state).estimates
+    assert math.isclose(found["forward_kl"].value, -found["log_z"].value, rel_tol=1e-9)
+    assert found["kl_policy_base"].value == 0
+
+
+def test_an_evaluation_does_not_disturb_the_run(hard):
+    logits = []
+    for look in (False, True):
+        problem, state = init(hard, None, SETTINGS)
+        step(problem, state)
+        if look:
+            evaluate(problem, state)
+        step(problem, state)
+        logits.append(state.policy.module.logits.detach())
+    assert torch.equal(*logits)
+
+
+def test_a_better_policy_becomes_the_proposal(hard):
+    settings = SETTINGS.model_copy(update={"proposal": Proposal.KL_ADAPTIVE})
+    problem, state = init(hard, None, settings)
+    assert not adapt_proposal(problem, state)
+    for _ in range(10):
+        step(problem, state)
+    assert adapt_proposal(problem, state)
+    assert torch.equal(state.proposal.module.logits, state.policy.module.logits)
+    assert state.proposal is not state.policy
+    assert not adapt_proposal(problem, state)
+
+
+def test_a_worse_policy_does_not(hard):
+    settings = SETTINGS.model_copy(update={"proposal": Proposal.KL_ADAPTIVE})
+    problem, state = init(hard, None, settings)
+    with torch.no_grad():
+        state.policy.module.logits.mul_(-1)
+    assert not adapt_proposal(problem, state)
+
+
+def test_on_policy_there_is_nothing_to_adapt(hard):
+    problem, state = init(hard, None, SETTINGS)
+    assert not adapt_proposal(problem, state)

@@ -1,0 +1,108 @@
+import math
+
+import pytest
+import torch
+
+from attunement.core import Context, Samples
+from attunement.divergences import DIVERGENCES, jensen_shannon
+from attunement.objectives import Baseline
+from attunement.targets import Target
+from attunement.tuning import Proposal, TuningSettings, init, step
+from attunement.tuning.stepping import micro_batches
+
+SMALL = TuningSettings(batch_size=64, bank_size=256, learning_rate=0.05, averaging=0.0)
+FINITE = [name for name, row in DIVERGENCES.items() if row.allows_forbidden]
+
+
+def exact_distance(target: Target, policy, row=jensen_shannon) -> float:
+    support = target.base.enumerate()
+    log_score = target.base.log_prob(support) + target.log_potential(support)
+    log_target = log_score - torch.logsumexp(log_score, 0)
+    return float(row.exact(policy.log_prob(support), log_target).detach())
+
+
+@pytest.mark.parametrize("divergence", FINITE)
+@pytest.mark.parametrize("proposal", list(Proposal))
+def test_steps_lower_their_own_divergence(hard, divergence, proposal):
+    settings = SMALL.model_copy(update={"divergence": divergence, "proposal": proposal})
+    problem, state = init(hard, None, settings)
+    row = DIVERGENCES[divergence]
+    before = exact_distance(hard, state.policy, row)
+    for _ in range(30):
+        step(problem, state)
+    assert exact_distance(hard, state.policy, row) < 0.5 * before
+
+
+@pytest.mark.parametrize("baseline", list(Baseline))
+def test_every_baseline_works(hard, baseline):
+    settings = SMALL.model_copy(update={"baseline": baseline})
+    problem, state = init(hard, None, settings)
+    before = exact_distance(hard, state.policy)
+    for _ in range(30):
+        step(problem, state)
+    assert exact_distance(hard, state.policy) < 0.5 * before
+
+
+def test_the_split_into_micro_batches_changes_nothing(hard):
+    weights = []
+    for size in (1, 7, 64):
+        problem, state = init(hard, None, SMALL.model_copy(update={"micro_batch_size": size}))
+        for _ in range(3):
+            step(problem, state)
+        weights.append(state.policy.module.logits.detach())
+    torch.testing.assert_close(weights[0], weights[2], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(weights[1], weights[2], rtol=1e-9, atol=1e-12)
+
+
+def test_micro_batches_are_a_partition_by_length(base):
+    samples = base.sample(None, 50, generator=torch.Generator().manual_seed(2))
+    parts = list(micro_batches(samples, 8))
+    rows = torch.cat(parts)
+    assert sorted(rows.tolist()) == list(range(50))
+    assert max(len(part) for part in parts) == 8
+    assert bool((samples.lengths[rows].diff() <= 0).all())
+
+
+def test_a_seed_gives_the_same_run_again(hard):
+    runs = []
+    for seed in (5, 5, 6):
+        problem, state = init(hard, None, SMALL.model_copy(update={"seed": seed}))
+        step(problem, state)
+        runs.append(state.policy.module.logits.detach())
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_contexts_share_a_step(conditional):
+    settings = SMALL.model_copy(update={"batch_size": 32, "samples_per_context": 16})
+    problem, state = init(conditional, ["p", "q", "r"], settings)
+    info = step(problem, state)
+    assert info.samples == 32
+    assert info.in_batch_partition == 0
+    assert math.isfinite(info.update.gradient_norm)
+
+
+def test_an_empty_context_adds_nothing_and_is_counted(conditional):
+    def never_in_q(contexts: list[Context], texts: list[str]) -> list[bool]:
+        pairs = zip(contexts, texts, strict=True)
+        return ["a" in text and context.prompt != "q" for context, text in pairs]
+
+    target = Target(conditional.base).constrain(never_in_q)
+    settings = SMALL.model_copy(update={"batch_size": 48, "samples_per_context": 16})
+    problem, state = init(target, ["p", "q", "r"], settings)
+    before = state.policy.module.logits.detach().clone()
+    assert step(problem, state).empty_contexts == 1
+    moved = (state.policy.module.logits - before).abs().amax((1, 2))
+    assert moved[1] == 0
+    assert bool((moved[[0, 2]] > 0).all())
+
+
+def test_info_tells_what_was_drawn(hard):
+    problem, state = init(hard, None, SMALL)
+    info = step(problem, state)
+    row = info.to_json()
+    assert row["step"] == state.step == 1
+    assert row["samples"] == 64
+    assert 0 < row["satisfied"] < 1
+    assert row["gradient_norm"] > 0
+    assert isinstance(problem.bank, Samples)
