@@ -1,0 +1,386 @@
+"""A tuning job from recipe to run: what `attune tune` does, in Python.
+
+`tune` checks everything it can before it writes anything, then draws, steps, evaluates and saves;
+`resume` goes on from the last checkpoint; `open_target` and `open_policy` read a run back. A job
+ends with a measurement of base and delivered policy on fresh samples: a run without
+`measurement.json` isn't finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+
+from attunement import runs
+from attunement.core import AttunementError, Context, Distribution, Samples, Scorer, Scores
+from attunement.distributions.causal import Causal
+from attunement.measuring import Measurement, measure
+from attunement.recipes import TuneRecipe
+from attunement.runs import METRICS, SAMPLES, Run, generator_for
+from attunement.sampling import quasi_rejection, rejection
+from attunement.scorers import FileScorer, as_scorer, parse_scorer
+from attunement.targets import Target
+from attunement.tuning import (
+    Evaluation,
+    Keep,
+    Problem,
+    StepInfo,
+    TuningState,
+    advance,
+    init,
+    load_state,
+    save_state,
+)
+
+_FIT, _MEASURE_BASE, _MEASURE_POLICY, _SHOW = range(100, 104)
+_SHOWN, _SHOWN_DURING = 40, 8
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Who is told of a job's progress.
+
+    Attributes:
+        on_stage: Called with a sentence when a stage begins.
+        on_step: Called after every step.
+        on_evaluation: Called with every evaluation.
+    """
+
+    on_stage: Callable[[str], None] = lambda sentence: None  # noqa: ARG005
+    on_step: Callable[[StepInfo], None] = lambda info: None  # noqa: ARG005
+    on_evaluation: Callable[[Evaluation], None] = lambda evaluation: None  # noqa: ARG005
+
+
+SILENT = Callbacks()
+
+
+def tune(
+    recipe: TuneRecipe,
+    folder: Path | str,
+    contexts: Sequence[Context] | None = None,
+    callbacks: Callbacks = SILENT,
+) -> Run:
+    """Run a tuning job in a new folder, from base to delivered policy and final measurement.
+
+    Args:
+        recipe: What is asked.
+        folder: A new or empty folder.
+        contexts: The contexts; None for the empty one.
+        callbacks: Who is told.
+
+    Raises:
+        AttunementError: Something that was asked can't be had; nothing is written then.
+    """
+    Run.require_vacant(folder)
+    callbacks.on_stage("loading the base")
+    base = recipe.model.load()
+    target = recipe.target.build(base)
+    if recipe.target.match:
+        callbacks.on_stage("fitting λ")
+    target = target.fit(
+        contexts, n=recipe.fit_size, generator=generator_for(recipe.settings.seed, _FIT)
+    )
+    callbacks.on_stage("drawing the bank")
+    problem, state = init(target, contexts, recipe.settings)
+    resolved = recipe.model_copy(
+        update={
+            "model": recipe.model.resolved(base),
+            "lambdas": target.lambdas_,
+            "moments": {name: e.to_json() for name, e in target.moments_.items()},
+            "scorer_files": _file_hashes(target),
+            "prompts": None if contexts is None else runs.CONTEXTS,
+        }
+    )
+    run = Run.create(folder, resolved.model_dump(mode="json"))
+    _copy_scorer_files(run, target)
+    run.save_contexts(contexts)
+    return _go_on(run, problem, state, callbacks)
+
+
+def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
+    """Go on with a run from its last checkpoint; a finished run is left as it is.
+
+    Raises:
+        AttunementError: The folder holds no tuning run, or a checkpoint is corrupt.
+    """
+    run = Run.open(folder)
+    if (run.folder / runs.MEASUREMENT).exists():
+        return run
+    callbacks.on_stage("loading the base")
+    recipe, target, contexts = open_target(run)
+    problem, state = init(target, contexts, recipe.settings)
+    found = run.checkpoints()
+    checkpoint = found[-1] if found else None
+    counters = run.rewind(checkpoint)
+    if checkpoint is not None:
+        load_state(problem, state, checkpoint, counters)
+        callbacks.on_stage(f"going on from step {state.step}")
+    return _go_on(run, problem, state, callbacks)
+
+
+def read_recipe(run: Run) -> TuneRecipe:
+    """The recipe of a tuning run.
+
+    Raises:
+        AttunementError: It isn't one, or it was edited into something unreadable.
+    """
+    return TuneRecipe.parse(run.recipe, run.folder / runs.RECIPE)
+
+
+def open_target(run: Run) -> tuple[TuneRecipe, Target, tuple[Context, ...] | None]:
+    """The recipe, the fitted target and the contexts of a run.
+
+    Raises:
+        AttunementError: Something that the recipe names is gone or has changed.
+    """
+    recipe = read_recipe(run)
+
+    def scorer_of(spec: str) -> Scorer:
+        if spec not in recipe.scorer_files:
+            return parse_scorer(spec)
+        copy = run.folder / _copy_of(spec, recipe.scorer_files[spec])
+        function = spec.rpartition(":")[2]
+        return as_scorer(parse_scorer(f"{copy}:{function}"), name=spec)
+
+    target = recipe.target.build(recipe.model.load(), scorer_of)
+    return recipe, target.with_lambdas(recipe.lambdas), contexts_of(run)
+
+
+def contexts_of(run: Run) -> tuple[Context, ...] | None:
+    """The contexts that a run was tuned on; None for the empty one."""
+    return None if read_recipe(run).prompts is None else run.load_contexts()
+
+
+def open_policy(run: Run) -> Causal:
+    """The policy that a run delivers.
+
+    Raises:
+        AttunementError: The run hasn't delivered one yet.
+    """
+    if not run.policy_folder.is_dir():
+        raise AttunementError(f"{run.folder} has no policy yet: finish it with --resume")
+    return read_recipe(run).model.load(run.policy_folder)
+
+
+def is_run(name: str | Path) -> bool:
+    """Whether the name is a folder with a run in it."""
+    return (Path(name) / runs.RECIPE).is_file()
+
+
+def read_measurement(run: Run, half: Literal["before", "after"]) -> Measurement:
+    """The final measurement of a finished run: of its base (before) or its policy (after).
+
+    Raises:
+        AttunementError: The run isn't finished.
+    """
+    path = run.folder / runs.MEASUREMENT
+    if not path.exists():
+        raise AttunementError(f"{run.folder} isn't finished: go on with attune tune --resume")
+    return Measurement.from_json(cast(dict[str, dict[str, object]], runs.read_json(path))[half])
+
+
+def draw_from(
+    target: Target,
+    contexts: Sequence[Context] | None,
+    n: int,
+    acceptance: float,
+    generator: torch.Generator,
+) -> tuple[Samples, str]:
+    """Samples of a target without training, and a sentence on how exact they are.
+
+    Exact rejection where the target lies below its base, else quasi-rejection at the given rate.
+    """
+    if target.is_dominated:
+        drawn = rejection(target, contexts, n, generator=generator)
+        return drawn.samples, f"exact samples of the target; acceptance rate {drawn.acceptance}"
+    near = quasi_rejection(target, contexts, n, acceptance=acceptance, generator=generator)
+    return near.draws.samples, (
+        f"quasi-rejection samples: total variation from the target {near.total_variation}, "
+        f"acceptance rate {near.draws.acceptance}"
+    )
+
+
+def measure_run(run: Run, n: int, seed: int) -> Measurement:
+    """Measure a run's policy against its target on fresh samples."""
+    _, target, contexts = open_target(run)
+    policy = open_policy(run)
+    return measure(target, policy, contexts, n=n, generator=generator_for(seed, _MEASURE_POLICY))
+
+
+def _go_on(run: Run, problem: Problem, state: TuningState, callbacks: Callbacks) -> Run:
+    def on_step(info: StepInfo) -> None:
+        run.append(METRICS, info.to_json())
+        callbacks.on_step(info)
+
+    def on_evaluation(evaluation: Evaluation, improved: bool) -> None:
+        run.append(METRICS, evaluation.to_json())
+        if improved or problem.settings.keep is Keep.LAST:
+            run.replace_file("policy", state.average.save)
+        if 0 < evaluation.step < problem.settings.max_steps:
+            samples = _draw(problem, state.average, evaluation.step, _SHOWN_DURING)
+            _log(run, problem.target, state.average, "during", evaluation.step, samples)
+        callbacks.on_evaluation(evaluation)
+
+    def on_checkpoint() -> None:
+        run.save_checkpoint(state.step, lambda folder: save_state(problem, state, folder))
+
+    advance(
+        problem, state, on_step=on_step, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint
+    )
+    callbacks.on_stage("measuring on fresh samples")
+    _finish(run, problem)
+    return run
+
+
+def _finish(run: Run, problem: Problem) -> None:
+    """Measure base and delivered policy on fresh samples; the measurement's file ends the run."""
+    recipe = read_recipe(run)
+    target, contexts, seed = problem.target, problem.contexts, recipe.settings.seed
+    policy = recipe.model.load(run.policy_folder)
+    size = recipe.measure_size
+    before = measure(
+        target, target.base, contexts, n=size, generator=generator_for(seed, _MEASURE_BASE)
+    )
+    after = measure(
+        target, policy, contexts, n=size, generator=generator_for(seed, _MEASURE_POLICY)
+    )
+    _show_all(run, problem, policy)
+    run.replace_file("policy", lambda folder: _deliver(policy, folder, recipe, before, after))
+    content = {
+        "before": before.to_json(str(run.folder)),
+        "after": after.to_json(str(run.folder)),
+        "log_weights": after.log_weights_json(),
+    }
+    runs.write_json(run.folder / runs.MEASUREMENT, content)
+
+
+def _show_all(run: Run, problem: Problem, policy: Causal) -> None:
+    """Add samples of base, policy and, where they come exactly, of the target to the log."""
+    target, last = problem.target, problem.settings.max_steps
+    base = cast(Causal, target.base)
+    _log(run, target, base, "before", 0, _draw(problem, base, 0, _SHOWN))
+    _log(run, target, policy, "after", last, _draw(problem, policy, last, _SHOWN))
+    if target.is_dominated:
+        contexts = problem.contexts[:_SHOWN]
+        generator = generator_for(problem.settings.seed, _SHOW, last + 1)
+        exact = rejection(
+            target, contexts, max(1, _SHOWN // len(contexts)), generator=generator
+        ).samples
+        _log(run, target, policy, "target", last, exact)
+
+
+def _draw(problem: Problem, model: Distribution, step: int, count: int) -> Samples:
+    contexts = problem.contexts[:count]
+    generator = generator_for(problem.settings.seed, _SHOW, step)
+    return model.sample(contexts, max(1, count // len(contexts)), generator=generator)
+
+
+def _log(
+    run: Run, target: Target, policy: Distribution, when: str, step: int, samples: Samples
+) -> None:
+    """Add samples, scored by base and policy, to the log of samples."""
+    scores = target.features(samples)
+    potential = target.log_potential(samples, scores)
+    with torch.no_grad():
+        log_base, log_policy = target.base.log_prob(samples), policy.log_prob(samples)
+    for index, text in enumerate(samples.texts):
+        row = {
+            "when": when,
+            "step": step,
+            "context": int(samples.context_index[index]),
+            "text": text,
+            "finished": bool(samples.finished[index]),
+            "allowed": bool(torch.isfinite(potential[index])),
+            "log_base": float(log_base[index]),
+            "log_policy": float(log_policy[index]),
+            "features": {name: _feature(column, index) for name, column in scores.items()},
+        }
+        run.append(SAMPLES, row)
+
+
+def _feature(scores: Scores, index: int) -> float | None:
+    return float(scores.values[index]) if bool(scores.applicable[index]) else None
+
+
+def _file_scorers(target: Target) -> list[FileScorer]:
+    return [scorer for scorer in target.scorers if isinstance(scorer, FileScorer)]
+
+
+def _file_hashes(target: Target) -> dict[str, str]:
+    return {
+        scorer.name: hashlib.sha256(scorer.path.read_bytes()).hexdigest()
+        for scorer in _file_scorers(target)
+    }
+
+
+def _copy_of(spec: str, digest: str) -> Path:
+    """Where a run keeps its copy of a user's scorer file."""
+    return Path("scorers") / f"{digest[:12]}_{Path(spec.rpartition(':')[0]).name}"
+
+
+def _copy_scorer_files(run: Run, target: Target) -> None:
+    for spec, digest in _file_hashes(target).items():
+        path = run.folder / _copy_of(spec, digest)
+        path.parent.mkdir(exist_ok=True)
+        source = next(scorer.path for scorer in _file_scorers(target) if scorer.name == spec)
+        shutil.copyfile(source, path)
+
+
+def _deliver(
+    policy: Causal, folder: Path, recipe: TuneRecipe, before: Measurement, after: Measurement
+) -> None:
+    """The delivered folder: weights, tokenizer and a card with target and distance."""
+    policy.save(folder)
+    factors = "\n".join(f"- {row}" for row in _sentences(recipe))
+    rows = "\n".join(
+        f"| {name} | {before.divergences[name]} | {after.divergences[name]} |"
+        for name in after.divergences
+    )
+    rates = "\n".join(
+        f"| {name} | {before.base.get(name, '')} | {estimate} |"
+        for name, estimate in after.policy.items()
+    )
+    settings = recipe.settings
+    (folder / "README.md").write_text(
+        f"""---
+library_name: transformers
+tags: [attunement, {settings.divergence}]
+---
+# {recipe.model.base}, tuned towards a target
+
+The target is the base times
+
+{factors}
+
+Tuned with `{settings.divergence}` for {settings.max_steps} steps of {settings.batch_size}
+samples, completions cut at {policy.outcomes.max_new_tokens} tokens. Distances in nats from
+{after.n} fresh samples, with 95 % intervals:
+
+| | base | this model |
+|---|---|---|
+{rates}
+{rows}
+
+Run again: `{recipe.command}`
+""",
+        encoding="utf-8",
+    )
+
+
+def _sentences(recipe: TuneRecipe) -> list[str]:
+    target = recipe.target
+    where = "never" if target.floor is None else f"with factor {target.floor:g}"
+    return [
+        *(f"constrain `{spec}`: {where} where it isn't 1" for spec in target.constrain),
+        *(
+            f"match `{spec}` = {mean:g} (λ = {recipe.lambdas[spec]:.4f})"
+            for spec, mean in target.match.items()
+        ),
+        *(f"tilt `{spec}` × {w:g} / β, β = {target.beta:g}" for spec, w in target.tilt.items()),
+    ]

@@ -1,0 +1,234 @@
+"""What a report knows of a run, as types.
+
+The values are those of the run's files (see `reading`), with the words of the project: factors of
+the target, steps and evaluations on the way, samples, and base and policy measured at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from attunement.core import Estimate
+from attunement.measuring import Measurement
+
+Row = Mapping[str, object]
+"""A JSON object."""
+
+
+class Kind(StrEnum):
+    """The kinds of factors of a target."""
+
+    CONSTRAIN = "constrain"
+    MATCH = "match"
+    TILT = "tilt"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One factor of the target.
+
+    Attributes:
+        kind: What it does.
+        spec: The feature, as on the command line.
+        floor: Of a constraint: the factor of what violates it; None where it is hard.
+        mean: Of a match: the mean that was asked for.
+        lambda_: Of a match: λ, or None before it is fitted.
+        reached: Of a match: the mean under the fitted target, on fresh samples.
+        weight: Of a tilt.
+        beta: Of a tilt: the temperature.
+    """
+
+    kind: Kind
+    spec: str
+    floor: float | None = None
+    mean: float | None = None
+    lambda_: float | None = None
+    reached: Estimate | None = None
+    weight: float = 1.0
+    beta: float = 1.0
+
+    @property
+    def slope(self) -> float | None:
+        """What log P gains, in nats, for each unit of the feature; None for a hard or unfitted one.
+
+        A floored constraint gains -log(floor) when its feature goes from 0 to 1.
+        """
+        if self.kind is Kind.TILT:
+            return self.weight / self.beta
+        if self.kind is Kind.MATCH:
+            return self.lambda_
+        return None if self.floor is None else -math.log(self.floor)
+
+    @property
+    def offset(self) -> float:
+        """The log-potential, in nats, where the feature is 0."""
+        return 0.0 if self.floor is None else math.log(self.floor)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What was asked.
+
+    Attributes:
+        base: The base model.
+        max_new_tokens: Where completions are cut; None where the recipe leaves it to the model.
+        stop: Texts that end a completion.
+        stop_preset: The name of a stop function, or None.
+        conditional: Whether there are prompts.
+        factors: The target's factors: constraints, moments, tilts.
+        settings: Of the optimisation, by name.
+        versions: Of the software, by name.
+        command: What was typed.
+    """
+
+    base: str
+    max_new_tokens: int | None
+    stop: tuple[str, ...]
+    stop_preset: str | None
+    conditional: bool
+    factors: tuple[Factor, ...]
+    settings: Row
+    versions: Row
+    command: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the optimisation; the fields are those of `tuning.StepInfo`."""
+
+    step: int
+    gradient_norm: float
+    learning_rate: float
+    satisfied: float
+    signal_variance: float
+    clipped: bool
+    in_batch_partition: int
+    empty_contexts: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The estimates after some step, by name."""
+
+    step: int
+    estimates: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sample to show.
+
+    Attributes:
+        when: `before`, `during`, `after` or `target`.
+        step: Steps made when it was drawn.
+        text: The completion; not to be trusted.
+        finished: False where it was cut at `max_new_tokens`.
+        allowed: Whether the target gives it any probability.
+        log_base: log a(x), in nats.
+        log_policy: log π(x), in nats, of the policy at that step.
+        features: Feature to value; None where not applicable.
+    """
+
+    when: str
+    step: int
+    text: str
+    finished: bool
+    allowed: bool
+    log_base: float
+    log_policy: float
+    features: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a finished run ended.
+
+    Attributes:
+        before: The base, measured.
+        after: The delivered policy, measured.
+        log_weights: log(p/π) of policy samples that the target allows, in nats.
+        khat: Pareto k̂ of those weights; None where there is none.
+    """
+
+    before: Measurement
+    after: Measurement
+    log_weights: tuple[float, ...]
+    khat: float | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Everything that a report knows of one run.
+
+    Attributes:
+        name: The folder's name, made unique among the runs of the page.
+        recipe: What was asked.
+        steps: The steps, in order.
+        evaluations: The evaluations, in order.
+        samples: The samples to show.
+        outcome: The final measurement; None while the run isn't finished.
+    """
+
+    name: str
+    recipe: Recipe
+    steps: tuple[Step, ...]
+    evaluations: tuple[Evaluation, ...]
+    samples: tuple[Shown, ...]
+    outcome: Outcome | None
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The features of the target, in the order of its factors."""
+        return tuple(dict.fromkeys(factor.spec for factor in self.recipe.factors))
+
+    @property
+    def last_step(self) -> int:
+        """Steps made."""
+        return max([0, *(s.step for s in self.steps), *(e.step for e in self.evaluations)])
+
+    @property
+    def limit(self) -> str:
+        """The length limit, to be said beside every rate."""
+        tokens = self.recipe.max_new_tokens
+        return f"max_new_tokens {'left to the model' if tokens is None else tokens}"
+
+    @property
+    def hard_only(self) -> bool:
+        """Whether every factor is a hard constraint, so that KL(p‖a) = -log Z."""
+        return all(f.kind is Kind.CONSTRAIN and f.floor is None for f in self.recipe.factors)
+
+
+def target_kl_base(reading: Reading) -> Estimate | None:
+    """KL(p‖a), the KL from the base of a policy that has become the target, in nats.
+
+    KL(p‖a) = Σ_i E_p[factor_i] - log Z, where E_p[factor] is 0 for a hard constraint and affine
+    in the feature's mean under p for every other factor. The terms are estimated from the same
+    samples, so their half-widths are added: the interval is wide enough whatever their
+    correlation.
+
+    Args:
+        reading: A run.
+
+    Returns:
+        The estimate, or None while the run isn't finished or where a mean or λ is absent.
+    """
+    if reading.outcome is None:
+        return None
+    after = reading.outcome.after
+    log_z = after.log_z
+    value, low, high, stderr = -log_z.value, -log_z.high, -log_z.low, log_z.stderr
+    for factor in reading.recipe.factors:
+        if factor.kind is Kind.CONSTRAIN and factor.floor is None:
+            continue
+        slope, mean = factor.slope, after.target.get(factor.spec)
+        if slope is None or mean is None:
+            return None
+        ends = sorted((slope * mean.low, slope * mean.high))
+        value += factor.offset + slope * mean.value
+        low, high = low + factor.offset + ends[0], high + factor.offset + ends[1]
+        if stderr is not None and mean.stderr is not None:
+            stderr += abs(slope) * mean.stderr
+    return Estimate(value, stderr, low, high, log_z.n, log_z.ess, log_z.khat)

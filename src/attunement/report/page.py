@@ -1,0 +1,278 @@
+"""From runs to a page: everything is chosen and worded here and laid out in the template.
+
+Samples are untrusted text. The template escapes everything but the figures, the page forbids
+itself any script or fetch by a content security policy, and control characters are shown as
+pictures of themselves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from attunement.core import AttunementError
+from attunement.report.contents import Reading, Shown
+from attunement.report.plots import (
+    Plot,
+    Swatch,
+    estimate_plots,
+    plane,
+    swatches,
+    training_plots,
+    weights,
+)
+from attunement.report.reading import read_runs
+from attunement.report.tables import Cell, Group, cell, comparison_table, run_table
+from attunement.report.words import (
+    Term,
+    comparison_warnings,
+    satisfies,
+    terms,
+    verdict,
+    warnings,
+)
+from attunement.runs import Run
+
+MOST_SAMPLES = 24
+"""Samples of a column that the page shows; the rest stays in `samples.jsonl`."""
+MOST_EVALUATIONS = 6
+"""Evaluations whose samples the page shows: first, last and some between."""
+MOST_CHARACTERS = 1600
+"""Characters of a sample that the page shows."""
+
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A sample as it is shown.
+
+    Attributes:
+        text: The text, control characters made visible.
+        left_out: Characters cut from its end.
+        mark: `yes`, `no` or `plain`: the colour.
+        word: The same in a word, for those who don't see the colour.
+        details: Features and log-probabilities.
+    """
+
+    text: str
+    left_out: int
+    mark: str
+    word: str
+    details: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """Samples from one source; `left_out` counts those that aren't shown."""
+
+    heading: str
+    specimens: tuple[Specimen, ...]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure that is to be seen first."""
+
+    label: str
+    cell: Cell
+    beside: str
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What the page says of one run alone."""
+
+    swatch: Swatch
+    reading: Reading
+    terms: tuple[Term, ...]
+    verdict: str
+    warnings: tuple[str, ...]
+    tiles: tuple[Tile, ...]
+    groups: tuple[Group, ...]
+    columns: tuple[Column, ...]
+    during: tuple[Column, ...]
+    settings: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template is given."""
+
+    title: str
+    chapters: tuple[Chapter, ...]
+    comparison: tuple[Group, ...]
+    warnings: tuple[str, ...]
+    plane: Plot | None
+    weights: Plot | None
+    estimates: tuple[Plot, ...]
+    training: tuple[Plot, ...]
+
+
+def write_report(runs: Sequence[Run], output: Path) -> None:
+    """Write one self-contained HTML page for one tuning run, or for several compared.
+
+    Args:
+        runs: The runs, in the order of the page; an unfinished one is shown as far as it is.
+        output: The file to write; it is replaced at once, when the page is complete.
+
+    Raises:
+        AttunementError: A run can't be read, or the page can't be written there.
+    """
+    text = render(read_runs(runs))
+    temporary = output.with_name(f".{output.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(text.encode("utf-8", errors="replace"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, output)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise AttunementError(f"the report {output} can't be written: {error}") from error
+
+
+def render(readings: Sequence[Reading]) -> str:
+    """The page as text.
+
+    Args:
+        readings: At least one run.
+    """
+    environment = Environment(
+        loader=PackageLoader("attunement", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = environment.loader.get_source(environment, "page.css")[0] if environment.loader else ""
+    return environment.get_template("page.html.jinja").render(
+        page=_page(readings), style=Markup(style)
+    )
+
+
+def _page(readings: Sequence[Reading]) -> Page:
+    several = len(readings) > 1
+    names = ", ".join(reading.name for reading in readings)
+    return Page(
+        title=f"Runs compared: {names}" if several else names,
+        chapters=tuple(
+            _chapter(reading, swatch)
+            for reading, swatch in zip(readings, swatches(readings), strict=True)
+        ),
+        comparison=comparison_table(readings) if several else (),
+        warnings=comparison_warnings(readings),
+        plane=plane(readings),
+        weights=weights(readings),
+        estimates=estimate_plots(readings),
+        training=training_plots(readings),
+    )
+
+
+def _chapter(reading: Reading, swatch: Swatch) -> Chapter:
+    rows = {
+        "base": reading.recipe.base,
+        "max_new_tokens": reading.recipe.max_new_tokens,
+        "stop": " ".join(map(repr, reading.recipe.stop)) or "the end token",
+        "stop_preset": reading.recipe.stop_preset or "none",
+        **reading.recipe.settings,
+        **{f"version of {name}": value for name, value in reading.recipe.versions.items()},
+    }
+    return Chapter(
+        swatch=swatch,
+        reading=reading,
+        terms=terms(reading),
+        verdict=verdict(reading),
+        warnings=warnings(reading),
+        tiles=_tiles(reading),
+        groups=run_table(reading),
+        columns=_columns(reading),
+        during=_during(reading),
+        settings=tuple(
+            (name, "the model's own" if value is None else str(value))
+            for name, value in rows.items()
+        ),
+    )
+
+
+def _tiles(reading: Reading) -> tuple[Tile, ...]:
+    if reading.outcome is None:
+        return ()
+    before, after = reading.outcome.before, reading.outcome.after
+    found = []
+    for name in reading.features[:1]:
+        if name in after.policy:
+            base, target = cell(after.base.get(name)), cell(after.target.get(name))
+            beside = f"base {base.value} · target {target.value} · {reading.limit}"
+            found.append(Tile(f"{name}, policy", cell(after.policy[name]), beside))
+    first = cell(before.divergences.get("forward_kl")).value
+    tail = f"nats · {first} for the base"
+    found.append(Tile("KL(p‖π), distance left", cell(after.divergences.get("forward_kl")), tail))
+    free = cell(after.log_z)
+    minus = "hard constraints: −log Z" if reading.hard_only else "log Z"
+    value = free.value.removeprefix("−") if reading.hard_only else free.value
+    moved = cell(after.divergences.get("kl_policy_base"))
+    found.append(Tile("KL(π‖a), moved from the base", moved, f"nats · {minus} = {value}"))
+    rest = f"of completions · {cell(before.forbidden).value} for the base · {reading.limit}"
+    found.append(Tile("forbidden by the target", cell(after.forbidden), rest))
+    return tuple(found)
+
+
+def _columns(reading: Reading) -> tuple[Column, ...]:
+    headings = {
+        "before": "Before: the base",
+        "after": "After: the policy",
+        "target": "Exact samples of the target",
+    }
+    columns = (
+        _column(reading, heading, lambda sample, when=when: sample.when == when)
+        for when, heading in headings.items()
+    )
+    return tuple(column for column in columns if column.specimens)
+
+
+def _during(reading: Reading) -> tuple[Column, ...]:
+    steps = sorted({sample.step for sample in reading.samples if sample.when == "during"})
+    if len(steps) > MOST_EVALUATIONS:
+        last = len(steps) - 1
+        chosen = {round(i * last / (MOST_EVALUATIONS - 1)) for i in range(MOST_EVALUATIONS)}
+        steps = [steps[index] for index in sorted(chosen)]
+    return tuple(
+        _column(reading, f"Step {at}", lambda s, at=at: s.when == "during" and s.step == at)
+        for at in steps
+    )
+
+
+def _column(reading: Reading, heading: str, chosen: Callable[[Shown], bool]) -> Column:
+    samples = [sample for sample in reading.samples if chosen(sample)]
+    specimens = tuple(_specimen(reading, sample) for sample in samples[:MOST_SAMPLES])
+    return Column(heading, specimens, len(samples) - len(specimens))
+
+
+def _specimen(reading: Reading, sample: Shown) -> Specimen:
+    answer = satisfies(reading, sample)
+    mark, word = {True: ("yes", "✓ yes"), False: ("no", "✗ no"), None: ("plain", "")}[answer]
+    if not sample.allowed:
+        word = "✗ forbidden"
+    features = [
+        f"{name} {'n/a' if value is None else f'{value:g}'}"
+        for name, value in sample.features.items()
+    ]
+    log_probs = [
+        f"{name} {value:.1f}".replace("-", "−")
+        for name, value in (("log a", sample.log_base), ("log π", sample.log_policy))
+    ]
+    cut = [] if sample.finished else ["cut at max_new_tokens"]
+    return Specimen(
+        text=sample.text[:MOST_CHARACTERS].translate(_PICTURES),
+        left_out=max(0, len(sample.text) - MOST_CHARACTERS),
+        mark=mark,
+        word=word,
+        details=" · ".join([*features, *log_probs, *cut]),
+    )

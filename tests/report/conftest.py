@@ -1,0 +1,200 @@
+"""Small synthetic runs, written through the project's own types so that their form can't drift."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from attunement.core import Estimate
+from attunement.measuring import Measurement
+from attunement.recipes import ModelSettings, TargetSettings, TuneRecipe
+from attunement.runs import Run, write_json
+from attunement.training import UpdateInfo
+from attunement.tuning import Evaluation, StepInfo, TuningSettings
+
+Writer = Callable[..., Run]
+
+GOOD = "def area(width, height):\n    return width * height\n"
+BAD = "def area(width, height:\n    return width *\n"
+
+
+def estimate(value: float, stderr: float = 0.01, **further) -> Estimate:
+    if math.isinf(value):
+        return Estimate(value, None, value, value, 4096, 4096.0)
+    low, high = value - 1.96 * stderr, value + 1.96 * stderr
+    defaults = {"n": 4096, "ess": 3100.0, "khat": None}
+    return Estimate(value, stderr, low, high, **(defaults | further))
+
+
+def measurement(
+    features: Mapping[str, tuple[float, float, float]],
+    at_policy: bool,
+    generator: np.random.Generator,
+    warnings: tuple[str, ...] = (),
+) -> Measurement:
+    """Base or policy measured, with figures of the size that such runs have."""
+    left = 0.21 if at_policy else 0.86
+    return Measurement(
+        n=4096,
+        base={name: estimate(row[0]) for name, row in features.items()},
+        policy={name: estimate(row[1 if at_policy else 0]) for name, row in features.items()},
+        target={name: estimate(row[2], 1e-4) for name, row in features.items()},
+        divergences={
+            "forward_kl": estimate(left, 0.012, khat=0.31),
+            "reverse_kl": estimate(math.inf),
+            "reverse_kl_allowed": estimate(left / 2, 0.02),
+            "jensen_shannon": estimate(left / 5, 0.004),
+            "total_variation": estimate(left / 3, 0.006),
+            "kl_policy_base": estimate(0.94 if at_policy else 0.0, 0.03 if at_policy else 0.0),
+        },
+        log_z=estimate(-0.862, 0.021),
+        forbidden=estimate(0.069 if at_policy else 0.578, 0.005),
+        diversity={
+            who: {
+                "distinct_1": estimate(0.41),
+                "distinct_2": estimate(0.78),
+                "self_bleu": estimate(0.52 + shift),
+                "length": estimate(48.2 - 30 * shift, 0.4),
+            }
+            for who, shift in (("base", 0.0), ("policy", 0.02), ("target", 0.04))
+        },
+        log_ratios=torch.from_numpy(generator.normal(-0.05, 0.35, 900)),
+        warnings=warnings,
+    )
+
+
+def steps_of(run: Run, steps: int, names: tuple[str, ...], generator: np.random.Generator) -> None:
+    """Steps and an evaluation every ten, as a run that goes well."""
+    rows = []
+    for at in range(steps + 1):
+        done = 1 - math.exp(-at / 25)
+        if at:
+            update = UpdateInfo(0.1, float(generator.gamma(4, 0.1)), at == 7, 1e-4 * (1 - done))
+            info = StepInfo(
+                at,
+                256,
+                9000,
+                0.42 + 0.5 * done + float(generator.normal(0, 0.01)),
+                0.3 * math.exp(-at / 20) + 0.01,
+                0,
+                0,
+                update,
+                1.5,
+            )
+            rows.append(info.to_json())
+        if at % 10 == 0:
+            found = {
+                "forward_kl": estimate(0.86 - 0.63 * done, 0.03),
+                "jensen_shannon": estimate(0.17 - 0.12 * done, 0.008),
+                "total_variation": estimate(0.3 - 0.2 * done, 0.01),
+                "kl_policy_base": estimate(0.95 * done, 0.04),
+                "log_z": estimate(-0.86, 0.02),
+            }
+            found |= {name: estimate(0.42 + 0.5 * done, 0.015) for name in names}
+            rows.append(Evaluation(at, found).to_json())
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def sample_row(when: str, step: int, text: str, features: Mapping[str, float | None], **further):
+    row = {
+        "when": when,
+        "step": step,
+        "context": 0,
+        "text": text,
+        "finished": True,
+        "allowed": True,
+        "log_base": -41.37,
+        "log_policy": -40.2,
+        "features": dict(features),
+    }
+    return row | further
+
+
+def samples_of(run: Run, names: tuple[str, ...]) -> None:
+    good, bad = dict.fromkeys(names, 1.0), dict.fromkeys(names, 0.0)
+    for at in range(6):
+        ok = at % 2 == 0
+        run.append(
+            "samples.jsonl",
+            sample_row("before", 0, GOOD if ok else BAD, good if ok else bad, allowed=ok),
+        )
+        run.append("samples.jsonl", sample_row("after", 40, GOOD, good))
+        run.append("samples.jsonl", sample_row("target", 40, GOOD, good))
+        run.append(
+            "samples.jsonl",
+            sample_row("during", 10 * (1 + at % 3), BAD, bad, allowed=False, finished=False),
+        )
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> Writer:
+    """A function that writes a run: name, target, whether it is finished, and more samples."""
+
+    def write(
+        name: str = "compiles",
+        target: TargetSettings | None = None,
+        *,
+        finished: bool = True,
+        steps: int = 40,
+        max_new_tokens: int | None = 64,
+        lambdas: Mapping[str, float] | None = None,
+        moments: Mapping[str, Estimate] | None = None,
+        warnings: tuple[str, ...] = (),
+        seed: int = 0,
+    ) -> Run:
+        target = TargetSettings(constrain=("compiles",)) if target is None else target
+        names = (*target.constrain, *target.match, *target.tilt)
+        recipe = TuneRecipe(
+            model=ModelSettings(base="tiny-python", max_new_tokens=max_new_tokens),
+            target=target,
+            settings=TuningSettings(max_steps=steps, evaluate_every=10, seed=seed),
+            lambdas=dict(lambdas or {}),
+            moments={key: value.to_json() for key, value in (moments or {}).items()},
+            versions={"python": "3.11", "attunement": "0.1.0"},
+            command=f"attune tune tiny-python --constrain {' '.join(names)} --seed {seed}",
+        )
+        generator = np.random.default_rng(seed)
+        run = Run.create(tmp_path / name, recipe.model_dump(mode="json"))
+        steps_of(run, steps if finished else steps // 2, names, generator)
+        features = {name: (0.42, 0.93, 1.0 if name in target.constrain else 0.5) for name in names}
+        samples_of(run, names)
+        if finished:
+            before = measurement(features, False, generator)
+            after = measurement(features, True, generator, warnings)
+            write_json(
+                run.folder / "measurement.json",
+                {
+                    "before": before.to_json(str(run.folder)),
+                    "after": after.to_json(str(run.folder)),
+                    "log_weights": after.log_weights_json(),
+                },
+            )
+        return run
+
+    return write
+
+
+@pytest.fixture
+def append_sample() -> Callable[..., None]:
+    """A function that adds a sample with a text of one's own to a run."""
+
+    def append(run: Run, text: str, when: str = "after", **further) -> None:
+        run.append("samples.jsonl", sample_row(when, 40, text, {"compiles": 0.0}, **further))
+
+    return append
+
+
+@pytest.fixture
+def edit() -> Callable[[Path, Callable[[dict], None]], None]:
+    """A function that changes a JSON file in place."""
+
+    def change(path: Path, how: Callable[[dict], None]) -> None:
+        content = json.loads(path.read_text())
+        how(content)
+        path.write_text(json.dumps(content))
+
+    return change

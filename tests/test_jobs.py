@@ -1,0 +1,206 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from attunement import jobs, runs
+from attunement.core import AttunementError, Context
+from attunement.distributions.tabular import Tabular
+from attunement.jobs import Callbacks
+from attunement.recipes import ModelSettings, TargetSettings, TuneRecipe
+from attunement.runs import METRICS, SAMPLES, Run
+from attunement.scorers import parse_scorer
+from attunement.targets import Target
+from attunement.tuning import TuningSettings
+
+SETTINGS = TuningSettings(
+    max_steps=4, batch_size=16, bank_size=64, evaluation_size=16, evaluate_every=2, save_every=2
+)
+RECIPE = TuneRecipe(
+    model=ModelSettings(base="tiny-python", max_new_tokens=12),
+    target=TargetSettings(constrain=("regex:self",)),
+    settings=SETTINGS,
+    measure_size=64,
+    fit_size=256,
+    command="attune tune ...",
+)
+
+
+class KilledError(Exception):
+    """Stands for a kill in the middle of a run."""
+
+
+def killer(step: int) -> Callbacks:
+    def on_step(info: object) -> None:
+        if info.step == step:
+            raise KilledError
+
+    return Callbacks(on_step=on_step)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Run:
+    return jobs.tune(RECIPE, tmp_path_factory.mktemp("runs") / "whole")
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.checkpoints()[-1] / "policy.safetensors")
+
+
+def test_a_run_holds_what_the_design_says(finished):
+    for name in (runs.RECIPE, METRICS, SAMPLES, runs.MEASUREMENT, "policy/README.md"):
+        assert (finished.folder / name).is_file()
+    assert [path.name for path in finished.checkpoints()] == ["step-2", "step-4"]
+    steps = [row["step"] for row in finished.rows(METRICS) if "gradient_norm" in row]
+    assert steps == [1, 2, 3, 4]
+    assert {row["when"] for row in finished.rows(SAMPLES)} == {
+        "before",
+        "during",
+        "after",
+        "target",
+    }
+
+
+def test_samples_of_the_target_are_all_allowed(finished):
+    rows = list(finished.rows(SAMPLES))
+    assert all(row["allowed"] for row in rows if row["when"] == "target")
+    assert {row["allowed"] for row in rows if row["when"] == "before"} == {True, False}
+
+
+def test_logs_are_strict_json(finished):
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    for name in (METRICS, SAMPLES, runs.MEASUREMENT, runs.RECIPE):
+        text = (finished.folder / name).read_text(encoding="utf-8")
+        for line in text.splitlines() if name.endswith("l") else [text]:
+            json.loads(line, parse_constant=refuse)
+
+
+def test_the_policy_loads_with_transformers(finished):
+    model = AutoModelForCausalLM.from_pretrained(finished.policy_folder)
+    policy = jobs.open_policy(finished)
+    for name, tensor in policy.module.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+    card = (finished.policy_folder / "README.md").read_text(encoding="utf-8")
+    assert "regex:self" in card
+    assert "forward_kl" in card
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_killed_run_goes_on_bit_for_bit(finished, tmp_path, step):
+    with pytest.raises(KilledError):
+        jobs.tune(RECIPE, tmp_path / "killed", callbacks=killer(step))
+    run = jobs.resume(tmp_path / "killed")
+    assert all(torch.equal(t, weights(finished)[name]) for name, t in weights(run).items())
+
+    def without_time(log: str, one: Run) -> list[dict[str, object]]:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in one.rows(log)]
+
+    for log in (METRICS, SAMPLES):
+        assert without_time(log, run) == without_time(log, finished)
+
+
+def test_a_finished_run_is_left_as_it_is(finished):
+    before = (finished.folder / METRICS).read_bytes()
+    jobs.resume(finished.folder)
+    assert (finished.folder / METRICS).read_bytes() == before
+
+
+def test_a_corrupt_checkpoint_says_what_to_delete(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.folder, copy)
+    (copy / runs.MEASUREMENT).unlink()
+    (copy / "checkpoints/step-4/policy.safetensors").write_bytes(b"cut short")
+    with pytest.raises(AttunementError, match=r"step-4.*delete the folder"):
+        jobs.resume(copy)
+    shutil.rmtree(copy / "checkpoints/step-4")
+    run = jobs.resume(copy)
+    assert all(torch.equal(t, weights(finished)[name]) for name, t in weights(run).items())
+
+
+def test_nothing_is_written_when_the_target_cannot_be(tmp_path):
+    asked = RECIPE.model_copy(update={"target": TargetSettings(constrain=("regex:^(?!)",))})
+    with pytest.raises(AttunementError, match="none of 64 samples"):
+        jobs.tune(asked, tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+def test_an_occupied_folder_is_refused_before_any_work(finished):
+    def too_late(sentence: str) -> None:
+        raise AssertionError(sentence)
+
+    with pytest.raises(AttunementError, match="holds another run"):
+        jobs.tune(RECIPE, finished.folder, callbacks=Callbacks(on_stage=too_late))
+
+
+def test_a_users_scorer_travels_with_the_run(tmp_path):
+    source = tmp_path / "mine.py"
+    source.write_text("def short(texts):\n    return [len(t) < 30 for t in texts]\n")
+    spec = f"{source}:short"
+    asked = RECIPE.model_copy(
+        update={
+            "target": TargetSettings(match={spec: 0.6}),
+            "settings": SETTINGS.model_copy(update={"max_steps": 1}),
+        }
+    )
+    run = jobs.tune(asked, tmp_path / "run")
+    source.unlink()
+    recipe, target, _ = jobs.open_target(run)
+    assert target.lambdas_ == recipe.lambdas
+    assert set(recipe.lambdas) == {spec}
+    measured = jobs.measure_run(run, 64, seed=3)
+    assert set(measured.policy) == {spec}
+
+
+def test_the_recipe_keeps_what_the_base_decided(tmp_path):
+    model = ModelSettings(base="tiny-python")
+    settings = SETTINGS.model_copy(update={"max_steps": 1})
+    asked = RECIPE.model_copy(update={"model": model, "settings": settings, "measure_size": 16})
+    run = jobs.tune(asked, tmp_path / "run")
+    assert jobs.read_recipe(run).model.max_new_tokens == 64
+    assert jobs.open_policy(run).outcomes.max_new_tokens == 64
+
+
+def test_contexts_are_kept(tmp_path):
+    contexts = (Context("def f("), Context("def g(a", {"row": 1}))
+    asked = RECIPE.model_copy(update={"settings": SETTINGS.model_copy(update={"max_steps": 1})})
+    run = jobs.tune(asked, tmp_path / "run", contexts)
+    assert jobs.contexts_of(run) == contexts
+
+
+@pytest.mark.parametrize(("floor", "word"), [(None, "exact"), (0.5, "exact")])
+def test_a_constraint_is_drawn_from_exactly(floor, word):
+    base = Tabular.random(4, 3, generator=torch.Generator().manual_seed(0))
+    target = Target(base).constrain(parse_scorer("contains:a"), floor)
+    samples, note = jobs.draw_from(target, None, 50, 0.2, torch.Generator().manual_seed(1))
+    assert len(samples) == 50
+    assert word in note
+    assert floor is not None or all("a" in text for text in samples.texts)
+
+
+def test_a_tilt_is_drawn_from_nearly_and_says_so():
+    base = Tabular.random(4, 3, generator=torch.Generator().manual_seed(0))
+    target = Target(base).tilt(parse_scorer("length"), beta=2)
+    samples, note = jobs.draw_from(target, None, 50, 0.2, torch.Generator().manual_seed(1))
+    assert len(samples) == 50
+    assert "quasi-rejection samples: total variation" in note
+
+
+def test_what_is_no_run_is_said(tmp_path):
+    with pytest.raises(AttunementError, match="holds no run"):
+        jobs.resume(tmp_path)
+    assert not jobs.is_run(tmp_path)
+
+
+def test_an_unfinished_run_has_no_measurement(tmp_path):
+    with pytest.raises(KilledError):
+        jobs.tune(RECIPE, tmp_path / "killed", callbacks=killer(1))
+    run = Run.open(tmp_path / "killed")
+    with pytest.raises(AttunementError, match="isn't finished"):
+        jobs.read_measurement(run, "after")
+    assert Path(run.policy_folder).is_dir()

@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from attunement.core import AttunementError, Stop
+from attunement.recipes import ModelSettings, TargetSettings, TuneRecipe
+from attunement.targets import Constraint, Moment, Tilt
+from attunement.tuning import TuningSettings
+
+TINY = ModelSettings(base="tiny-python")
+
+
+def recipe(**target: object) -> TuneRecipe:
+    return TuneRecipe(model=TINY, target=TargetSettings.model_validate(target))
+
+
+def test_json_round_trip():
+    asked = recipe(constrain=("compiles",), match={"has_docstring": 0.5}, tilt={"length": -1.0})
+    assert TuneRecipe.parse(asked.model_dump(mode="json"), "here") == asked
+
+
+def test_the_target_is_built_in_order():
+    settings = TargetSettings(
+        constrain=("compiles",),
+        floor=0.1,
+        match={"has_docstring": 0.5},
+        tilt={"length": 2.0},
+        beta=3,
+    )
+    target = settings.build(TINY.load())
+    kinds = [type(factor) for factor in target.factors]
+    assert kinds == [Constraint, Moment, Tilt]
+    assert [row["scorer"] for row in target.describe()] == ["compiles", "has_docstring", "length"]
+    assert target.describe()[0]["floor"] == 0.1
+    assert target.describe()[2] == {
+        "kind": "tilt",
+        "scorer": "length",
+        "beta": 3.0,
+        "weight": 2.0,
+    }
+
+
+def test_the_model_carries_its_outcomes():
+    settings = ModelSettings(base="tiny-python", max_new_tokens=7, stop=("\ndef ",))
+    outcomes = settings.load().outcomes
+    assert outcomes.max_new_tokens == 7
+    assert outcomes.stop.strings == ("\ndef ",)
+    assert TINY.load().outcomes.max_new_tokens == 64
+    assert TINY.load().module.dtype == torch.float32
+
+
+def test_a_stop_preset_is_a_function():
+    outcomes = ModelSettings(base="tiny-python", stop_preset="python-function").load().outcomes
+    assert isinstance(outcomes.stop, Stop)
+    assert outcomes.stop.find("    return 1\nprint(2)") == 12
+
+
+def test_an_unknown_preset_lists_what_there_is():
+    with pytest.raises(AttunementError, match="no stop preset 'java'; there is python-function"):
+        ModelSettings(base="tiny-python", stop_preset="java").load()
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ({}, "the target has no factor"),
+        ({"constrain": ("compile",)}, "compiles"),
+        ({"match": {"length": 3}, "floor": 0.1}, "--floor has no use without --constrain"),
+        ({"tilt": {"length": 1}}, "--tilt and --beta need each other"),
+        ({"constrain": ("compiles",), "beta": 1}, "--tilt and --beta need each other"),
+    ],
+)
+def test_check_finds_what_is_wrong_without_a_model(target, sentence):
+    with pytest.raises(AttunementError, match=sentence):
+        recipe(**target).check()
+
+
+def test_check_knows_infinite_divergences():
+    asked = TuneRecipe(
+        model=TINY,
+        target=TargetSettings(constrain=("compiles",)),
+        settings=TuningSettings(divergence="reverse_kl"),
+    )
+    with pytest.raises(AttunementError, match="reverse_kl is infinite"):
+        asked.check()
+    floor = asked.target.model_copy(update={"floor": 0.01})
+    asked.model_copy(update={"target": floor}).check()
+
+
+def test_an_unknown_entry_is_named():
+    content = recipe(constrain=("compiles",)).model_dump(mode="json")
+    content["settings"]["learning_rats"] = 1
+    with pytest.raises(
+        AttunementError, match=r"here is not a tuning recipe: settings\.learning_rats"
+    ):
+        TuneRecipe.parse(content, "here")
