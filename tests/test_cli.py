@@ -4,11 +4,13 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,9 +55,17 @@ def attune(*arguments: str) -> Done:
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """Start the command in a process of its own, to be sent signals."""
-    command = [sys.executable, "-m", "attunement.cli", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    """Start the command in a process of its own, to be sent signals.
+
+    A shell lets its background jobs ignore Ctrl-C, and what it starts inherits that.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "attunement.cli", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +123,12 @@ def test_sample_an_untrained_target():
 
 
 def test_report_compares_runs(run, tmp_path):
-    page = tmp_path / "compare.html"
-    done = attune("report", str(run), str(run), "--output", str(page))
+    page, other = tmp_path / "compare.html", tmp_path / "other"
+    shutil.copytree(run, other)
+    done = attune("report", str(run), str(other), "--output", str(page))
     assert done.returncode == 0, done.stderr
     assert page.is_file()
+    assert "is given twice" in attune("report", str(run), str(run), "--output", str(page)).stderr
 
 
 def test_a_recipe_runs_again(run, tmp_path):

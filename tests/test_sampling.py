@@ -228,6 +228,22 @@ def test_importance_resampling_follows_the_target(prompts):
     torch.testing.assert_close(drawn.log_prob, proposal.log_prob(drawn).detach())
 
 
+class Cut:
+    """A proposal that says that it can't draw everything."""
+
+    full_support = False
+
+    def __init__(self, whole):
+        self.outcomes, self.sample, self.log_prob = whole.outcomes, whole.sample, whole.log_prob
+
+
+@pytest.mark.parametrize("sampler", [quasi_rejection, importance_resampling])
+def test_a_proposal_that_cuts_something_off_is_refused(sampler):
+    target = Target(language()).tilt(length, beta=2)
+    with pytest.raises(AttunementError, match=r"can't be weighed: use a temperature"):
+        sampler(target, None, 5, proposal=Cut(target.base), generator=seeded())
+
+
 def test_a_pool_worth_too_little_is_refused():
     target = Target(never_a(("x", "y"), 1)).constrain(has_a)
     with pytest.raises(AttunementError, match=r"pool of 200 samples of context 1 is worth 0\.0"):

@@ -122,6 +122,21 @@ class Outcomes:
         }
 
 
+def require_proposal(target: Target, proposal: Distribution) -> None:
+    """Raise an error unless samples of a proposal can be weighed by P/q.
+
+    Raises:
+        AttunementError: The outcomes differ from those of the target's base, or the proposal cuts
+            something off.
+    """
+    require_same_outcomes(target.base, proposal)
+    if not proposal.full_support:
+        raise AttunementError(
+            "the proposal can't draw everything that the target holds (top-k or top-p cut it off), "
+            "so its samples can't be weighed: use a temperature instead"
+        )
+
+
 def require_same_outcomes(first: Distribution, second: Distribution) -> None:
     """Raise an error that shows the difference unless both have the same outcomes.
 
@@ -405,6 +420,15 @@ class Distribution(Protocol):
     @property
     def outcomes(self) -> Outcomes:
         """The sample space."""
+        ...
+
+    @property
+    def full_support(self) -> bool:
+        """Whether nothing that the sample space holds is cut off, as by top-p.
+
+        Importance weights need it: what a proposal can't draw is missing from every estimate, and
+        no diagnostic shows it.
+        """
         ...
 
     def sample(

@@ -27,7 +27,7 @@ from attunement.core import (
     Samples,
     Target,
     as_contexts,
-    require_same_outcomes,
+    require_proposal,
 )
 from attunement.divergences import total_variation
 from attunement.estimators import divergence, sample_mean
@@ -128,13 +128,13 @@ def quasi_rejection(
         budget: Draws allowed for each sample wanted.
 
     Raises:
-        AttunementError: The acceptance isn't in (0, 1], no sample of a context's pool satisfies
-            the constraint, or the budget is used up.
+        AttunementError: The acceptance isn't in (0, 1], the proposal cuts something off, no sample
+            of a context's pool satisfies the constraint, or the budget is used up.
     """
     if not 0 < acceptance <= 1:
         raise AttunementError(f"the acceptance rate lies in (0, 1], not at {acceptance}")
     proposal = target.base if proposal is None else proposal
-    require_same_outcomes(target.base, proposal)
+    require_proposal(target, proposal)
     samples = proposal.sample(contexts, pool, generator=generator)
     log_base = _log_prob(target.base, samples)
     log_potential = target.log_potential(samples)
@@ -170,12 +170,12 @@ def importance_resampling(
         generator: Randomness.
 
     Raises:
-        AttunementError: The pool of a context is worth fewer effective samples than n or 10,
-            whichever is less.
+        AttunementError: The proposal cuts something off, or the pool of a context is worth fewer
+            effective samples than n or 10, whichever is less.
     """
     _require_positive(n)
     proposal = target.base if proposal is None else proposal
-    require_same_outcomes(target.base, proposal)
+    require_proposal(target, proposal)
     contexts = as_contexts(contexts)
     samples = proposal.sample(contexts, pool, generator=generator)
     log_score = _log_prob(target.base, samples) + target.log_potential(samples)

@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -106,3 +108,40 @@ def test_info_tells_what_was_drawn(hard):
     assert 0 < row["satisfied"] < 1
     assert row["gradient_norm"] > 0
     assert isinstance(problem.bank, Samples)
+
+
+MEMORY = """
+import resource
+import torch
+from tokenizers import Tokenizer, models
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from attunement import Causal, Target, TuningSettings, init, step
+
+VOCABULARY, N, T = 65536, 32, 16
+torch.set_num_threads(1)
+torch.manual_seed(0)
+config = GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=VOCABULARY, n_positions=T)
+words = Tokenizer(models.WordLevel({"<end>": 0}, unk_token="<end>"))
+base = Causal.load(
+    GPT2LMHeadModel(config),
+    tokenizer=PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>"),
+    max_new_tokens=T,
+)
+
+def even(completion_ids, **columns):
+    return [float(ids[0] % 2 == 0) for ids in completion_ids]
+
+settings = TuningSettings(batch_size=N, micro_batch_size=N, bank_size=8)
+problem, state = init(Target(base).constrain(even), None, settings)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tokens = step(problem, state).tokens
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(1024 * grown / (4 * tokens * VOCABULARY))
+"""
+
+
+def test_a_step_holds_the_logits_of_all_tokens_once():
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 1.5

@@ -143,6 +143,11 @@ class Causal:
         return cls(module, tokenizer, outcomes, batch_size=batch_size)
 
     @property
+    def full_support(self) -> bool:
+        """True: softmax gives every outcome a probability above 0."""
+        return True
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are. Samples and log-probabilities are on the CPU in any case."""
         return self.module.device

@@ -53,7 +53,7 @@ def logits_at(model: PreTrainedModel, chosen: Tensor, inputs: Mapping[str, objec
         logits = model(**inputs).logits
     finally:
         handle.remove()
-    return logits[0]
+    return logits.flatten(0, 1)  # a view in the backward pass too; logits[0] would copy there
 
 
 def fuse_activations(module: nn.Module) -> None:

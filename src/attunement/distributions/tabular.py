@@ -84,6 +84,11 @@ class Tabular(nn.Module):
         return self._outcomes
 
     @property
+    def full_support(self) -> bool:
+        """True: softmax gives every outcome a probability above 0."""
+        return True
+
+    @property
     def module(self) -> nn.Module:
         """Itself: the logits are its parameters."""
         return self
