@@ -208,6 +208,10 @@ def strange(a, b, c):
         (["--constrain", "compiles", "--prompt", "x = 1\n" * 400], 1, "context"),
         (["--constrain", "compiles", "--base", "nobody/nothing"], 1, "tiny-python"),
         (["--tilt", "length=1"], 2, "--beta"),
+        (["--tilt", "length=1", "--beta", "0"], 2, "--beta"),
+        (["--constrain", "compiles", "--floor", "1"], 2, "--floor"),
+        (["--constrain", "compiles", "--stop-preset", "java"], 2, "python-function"),
+        (["--constrain", "compiles", "--device", "warp"], 1, "device 'warp'"),
         ([], 2, "no factor"),
     ],
 )

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from pydantic import ValidationError
 
 from attunement.core import AttunementError, Stop
 from attunement.recipes import ModelSettings, TargetSettings, TuneRecipe
@@ -55,8 +56,19 @@ def test_a_stop_preset_is_a_function():
 
 
 def test_an_unknown_preset_lists_what_there_is():
-    with pytest.raises(AttunementError, match="no stop preset 'java'; there is python-function"):
-        ModelSettings(base="tiny-python", stop_preset="java").load()
+    with pytest.raises(ValidationError, match="no stop preset 'java'; there is python-function"):
+        ModelSettings(base="tiny-python", stop_preset="java")
+
+
+@pytest.mark.parametrize("wrong", [{"floor": 0}, {"floor": 1}, {"beta": 0}, {"beta": -1}])
+def test_floor_and_beta_have_ranges(wrong):
+    with pytest.raises(ValidationError, match="should be"):
+        TargetSettings.model_validate({"constrain": ["compiles"], "tilt": {"length": 1}, **wrong})
+
+
+def test_a_tilt_without_beta_is_not_built():
+    with pytest.raises(AttunementError, match="--tilt needs --beta"):
+        TargetSettings(tilt={"length": 1.0}).build(TINY.load())
 
 
 @pytest.mark.parametrize(

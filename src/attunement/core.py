@@ -390,7 +390,7 @@ class Estimate:
         )
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:z.3f} [{self.low:z.3f}, {self.high:z.3f}]"
 
 
 def _strict(number: float | int | None) -> float | int | str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from attunement import runs
 from attunement.core import AttunementError, Scorer, Stop
@@ -44,16 +44,19 @@ class ModelSettings(BaseModel):
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str | None = None
 
+    @field_validator("stop_preset")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in STOPS:
+            raise AttunementError(f"there is no stop preset {name!r}; there is {', '.join(STOPS)}")
+        return name
+
     def load(self, model: str | Path | None = None) -> Causal:
         """The base, or another model on the same outcomes.
 
         Raises:
-            AttunementError: There is no such model or stop preset.
+            AttunementError: There is no such model.
         """
-        if self.stop_preset is not None and self.stop_preset not in STOPS:
-            raise AttunementError(
-                f"there is no stop preset {self.stop_preset!r}; there is {', '.join(STOPS)}"
-            )
         function = None if self.stop_preset is None else STOPS[self.stop_preset]
         return Causal.load(
             self.base if model is None else model,
@@ -82,10 +85,10 @@ class TargetSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     constrain: tuple[str, ...] = ()
-    floor: float | None = None
+    floor: float | None = Field(default=None, gt=0, lt=1)
     match: dict[str, float] = Field(default_factory=dict)
     tilt: dict[str, float] = Field(default_factory=dict)
-    beta: float | None = None
+    beta: float | None = Field(default=None, gt=0)
 
     @property
     def has_factors(self) -> bool:
@@ -123,7 +126,9 @@ class TargetSettings(BaseModel):
         if self.match:
             target = target.match({scorer_of(spec): mean for spec, mean in self.match.items()})
         for spec, weight in self.tilt.items():
-            target = target.tilt(scorer_of(spec), self.beta or 1.0, weight)
+            if self.beta is None:
+                raise AttunementError("--tilt needs --beta, e.g. --beta 0.1")
+            target = target.tilt(scorer_of(spec), self.beta, weight)
         return target
 
 

@@ -36,6 +36,7 @@ class OptimizerSettings(BaseModel):
         weight_decay: AdamW's.
         adam_beta1: AdamW's.
         adam_beta2: AdamW's.
+        adam_epsilon: AdamW's.
         averaging: Weight of the past in the exponential moving average of the parameters that is
             delivered; 0 delivers the last ones.
     """
@@ -49,6 +50,7 @@ class OptimizerSettings(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0)
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     adam_beta2: float = Field(default=0.99, ge=0, lt=1)
+    adam_epsilon: float = Field(default=1e-8, gt=0)
     averaging: float = Field(default=0.9, ge=0, lt=1)
 
 
@@ -101,6 +103,7 @@ def start_training(
         parameters,
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
         weight_decay=settings.weight_decay,
     )
     return TrainingState(module, average.requires_grad_(False), optimizer)

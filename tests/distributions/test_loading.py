@@ -164,3 +164,9 @@ def test_loading_is_quiet(folder, capsys):
     Causal.load(folder, max_new_tokens=5, device="cpu").save(folder.parent / "again")
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+
+
+@pytest.mark.parametrize("device", ["nowhere", "mtia", "cuda:99"])
+def test_a_device_that_is_not_there(model, byte_tokenizer, device):
+    with pytest.raises(AttunementError, match=f"device '{device}' can't be used here"):
+        Causal.load(model, tokenizer=byte_tokenizer, max_new_tokens=3, device=device)

@@ -34,7 +34,13 @@ from attunement.core import (
 from attunement.distributions.decoding import Completions, decode
 from attunement.distributions.drawing import Reshape, Warp
 from attunement.distributions.forward import evaluating, fuse_activations
-from attunement.distributions.loading import load_model, load_tokenizer, model_outcomes, quiet
+from attunement.distributions.loading import (
+    load_model,
+    load_tokenizer,
+    model_outcomes,
+    quiet,
+    require_device,
+)
 from attunement.distributions.prompts import (
     check_lengths,
     context_limit,
@@ -120,12 +126,16 @@ class Causal:
         Raises:
             AttunementError: Something can't be found or read; the message names the mend.
         """
+        if device is not None:
+            require_device(device)
         if model == TINY_PYTHON:
             model = tiny_python_path()
             if max_new_tokens is None:
                 max_new_tokens = TINY_PYTHON_MAX_NEW_TOKENS
         if max_new_tokens is None:
-            raise AttunementError("max_new_tokens is missing: say where completions are cut")
+            raise AttunementError(
+                "max_new_tokens is missing: say where completions are cut (--max-new-tokens 64)"
+            )
         if isinstance(model, PreTrainedModel):
             module = model
             if tokenizer is None:

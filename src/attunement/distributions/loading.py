@@ -28,6 +28,22 @@ from attunement.distributions.tiny import TINY_PYTHON
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
+def require_device(device: str | torch.device) -> None:
+    """Raise unless tensors can be put on a device.
+
+    Raises:
+        AttunementError: It is unknown, or isn't there.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = "cuda" if torch.cuda.is_available() else "no GPU"
+        raise AttunementError(
+            f"device {str(device)!r} can't be used here: leave it out or say cpu; PyTorch finds "
+            f"{there} ({_first_line(error)})"
+        ) from error
+
+
 def load_model(source: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     """A causal language model from a hub id or a folder, in eval mode.
 
