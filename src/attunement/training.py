@@ -43,7 +43,7 @@ class OptimizerSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(default=3e-5, gt=0)
     warmup_steps: int = Field(default=5, ge=0)
     max_steps: int = Field(default=200, ge=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
