@@ -23,7 +23,8 @@ import harness
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
-from trl import RLOOConfig, RLOOTrainer
+from trl.trainer.rloo_config import RLOOConfig
+from trl.trainer.rloo_trainer import RLOOTrainer
 
 from attunement import Target, TuningSettings, init, step
 from attunement.distributions.causal import Causal
@@ -31,7 +32,7 @@ from attunement.distributions.causal import Causal
 BETA, GENERATIONS, PROMPT = 0.05, 8, "t1"
 
 
-def share_of_even(completion_ids: list[list[int]], **_: object) -> list[float]:
+def share_of_even(completion_ids: list[list[int]], **_: object) -> list[float | None]:
     """The reward of both sides, cheap to compute: the share of even token ids."""
     return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
 
