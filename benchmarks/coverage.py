@@ -15,14 +15,18 @@ Criteria, for n >= 2,000:
 - where the truth is infinite the estimate is;
 - with a policy that has lost half of the target's mass: right, or flagged.
 
-Run `python benchmarks/coverage.py` (about 45 minutes on one thread), or with `--repetitions 200`.
+Run `python benchmarks/coverage.py` (about an hour of one core, shared by all that there are), or a
+trial with `--repetitions 200`.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
 import math
+import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -425,25 +429,68 @@ def _cell(
     )
 
 
-def grid(sizes: Sequence[int], repetitions: int) -> list[Cell]:
-    """Every cell; those of the boundary and of the collapsed policy at n = 2,000 alone.
+@dataclass(frozen=True)
+class Place:
+    """One place of the grid, worked out by one process.
+
+    Attributes:
+        target: One of `TARGETS`.
+        kind: `regular`, `boundary` or `collapsed`.
+        proposal: One of `PROPOSALS`.
+        n: Samples in a bank.
+        repetitions: Intervals in each of its cells.
+    """
+
+    target: str
+    kind: str
+    proposal: str
+    n: int
+    repetitions: int
+
+    def run(self) -> tuple[list[Cell], float]:
+        """Its cells, and the CPU-seconds that they took."""
+        torch.set_num_threads(1)
+        start = time.process_time()
+        found = cells(problem(self.target, self.kind), self.proposal, self.n, self.repetitions)
+        return found, time.process_time() - start
+
+
+def places(sizes: Sequence[int], repetitions: int) -> list[Place]:
+    """The whole grid; its boundary and the collapsed policy at n = 2,000 alone.
 
     Args:
         sizes: Samples in a regular bank.
         repetitions: Intervals in a cell that a criterion rests on; a quarter of it at sizes below
             2,000, half of it at the boundary and an eighth for the collapsed policy.
     """
-    found = []
-    for target in TARGETS:
-        for kind in ("regular", "boundary", "collapsed"):
-            task = problem(target, kind)
-            for proposal in PROPOSALS:
-                for n in sizes if kind == "regular" else (2000,):
-                    divisor = {"regular": 1 if n >= 2000 else 4, "boundary": 2, "collapsed": 8}
-                    for cell in cells(task, proposal, n, -(-repetitions // divisor[kind])):
-                        print(cell, flush=True)
-                        found.append(cell)
-    return found
+    divisors = {"regular": 1, "boundary": 2, "collapsed": 8}
+    return [
+        Place(target, kind, proposal, n, -(-repetitions // (divisors[kind] if n >= 2000 else 4)))
+        for target in TARGETS
+        for kind in divisors
+        for proposal in PROPOSALS
+        for n in (sizes if kind == "regular" else (2000,))
+    ]
+
+
+def grid(sizes: Sequence[int], repetitions: int, workers: int = 1) -> tuple[list[Cell], float]:
+    """Every cell, printed in the order of the grid, and the CPU-seconds of all.
+
+    Args:
+        sizes: See `places`.
+        repetitions: See `places`.
+        workers: Processes that share the places; the figures don't depend on it.
+    """
+    found, seconds = [], 0.0
+    todo = places(sizes, repetitions)
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        for made, took in pool.map(Place.run, todo):
+            print(*made, sep="\n", flush=True)
+            found += made
+            seconds += took
+    return found, seconds
 
 
 @dataclass(frozen=True)
@@ -487,16 +534,16 @@ def main() -> int:
     """Run the grid, write `results/coverage.json`, print the verdict."""
     parser = argparse.ArgumentParser(description="Coverage of the 95 % intervals.")
     parser.add_argument("--repetitions", type=int, default=2000, help="intervals in each cell")
-    repetitions = parser.parse_args().repetitions
-    if repetitions < 1:
-        parser.error("--repetitions must be at least 1")
-    torch.set_num_threads(1)
-    start = time.process_time()
-    found = grid(SIZES, repetitions)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    arguments = parser.parse_args()
+    repetitions = arguments.repetitions
+    if repetitions < 1 or arguments.workers < 1:
+        parser.error("--repetitions and --workers must be at least 1")
+    found, seconds = grid(SIZES, repetitions, arguments.workers)
     criteria = verdict(found)
     result = {
         "repetitions": repetitions,
-        "cpu_seconds": round(time.process_time() - start),
+        "cpu_seconds": round(seconds),
         "machine": machine(),
         "criteria": [asdict(criterion) for criterion in criteria],
         "cells": [asdict(cell) for cell in found],
