@@ -31,6 +31,7 @@ from attunement.core import (
     Stop,
     as_contexts,
 )
+from attunement.distributions.attending import single_queries
 from attunement.distributions.decoding import Completions, decode
 from attunement.distributions.drawing import Reshape, Warp
 from attunement.distributions.forward import evaluating, fuse_activations
@@ -270,7 +271,7 @@ class Causal:
         )
         lengths = torch.tensor([len(tokens) for tokens in context_tokens])[context_index]
         order = lengths.argsort(stable=True)
-        with evaluating(self.module):
+        with evaluating(self.module), single_queries(self.module):
             parts = [
                 decode(
                     self.module,
