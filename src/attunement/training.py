@@ -43,7 +43,7 @@ class OptimizerSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    learning_rate: float = Field(default=3e-5, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
     warmup_steps: int = Field(default=5, ge=0)
     max_steps: int = Field(default=200, ge=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -51,7 +51,7 @@ class OptimizerSettings(BaseModel):
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     adam_beta2: float = Field(default=0.99, ge=0, lt=1)
     adam_epsilon: float = Field(default=1e-8, gt=0)
-    averaging: float = Field(default=0.9, ge=0, lt=1)
+    averaging: float = Field(default=0.95, ge=0, lt=1)
 
 
 @dataclass
