@@ -204,3 +204,14 @@ def test_an_unfinished_run_has_no_measurement(tmp_path):
     with pytest.raises(AttunementError, match="isn't finished"):
         jobs.read_measurement(run, "after")
     assert Path(run.policy_folder).is_dir()
+
+
+def test_a_target_that_cannot_be_shown_does_not_fail_the_run(tmp_path, monkeypatch):
+    def used_up(*_, **__):
+        raise AttunementError("the budget is used up")
+
+    monkeypatch.setattr(jobs, "rejection", used_up)
+    sentences = []
+    run = jobs.tune(RECIPE, tmp_path / "run", None, jobs.Callbacks(on_stage=sentences.append))
+    assert (run.folder / "policy").is_dir()
+    assert any("no samples of the target are shown" in sentence for sentence in sentences)

@@ -338,14 +338,19 @@ def doctor(as_json: Json = False) -> None:
             typer.echo(f"{name:>24}  {entry}")
 
 
+_INTERRUPTED = 130
+
+
 def main() -> None:
     """The entry point: errors become one sentence and an exit status."""
     # Waiting threads that spin make a shared machine up to 25 times slower; set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app(standalone_mode=False)
-    except typer.Exit as exit_:
-        sys.exit(exit_.exit_code)
+        # Typer turns Ctrl-C into this status, and hands a command's own status back.
+        status = app(standalone_mode=False)
+        if status == _INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(status)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; what was written is kept: go on with attune tune --resume", 1)
     except Exception as error:

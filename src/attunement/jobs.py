@@ -234,11 +234,11 @@ def _go_on(run: Run, problem: Problem, state: TuningState, callbacks: Callbacks)
         problem, state, on_step=on_step, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint
     )
     callbacks.on_stage("measuring on fresh samples")
-    _finish(run, problem)
+    _finish(run, problem, callbacks)
     return run
 
 
-def _finish(run: Run, problem: Problem) -> None:
+def _finish(run: Run, problem: Problem, callbacks: Callbacks) -> None:
     """Measure base and delivered policy on fresh samples; the measurement's file ends the run."""
     recipe = read_recipe(run)
     target, contexts, seed = problem.target, problem.contexts, recipe.settings.seed
@@ -250,7 +250,7 @@ def _finish(run: Run, problem: Problem) -> None:
     after = measure(
         target, policy, contexts, n=size, generator=generator_for(seed, _MEASURE_POLICY)
     )
-    _show_all(run, problem, policy)
+    _show_all(run, problem, policy, callbacks)
     run.replace_file("policy", lambda folder: _deliver(policy, folder, recipe, before, after))
     content = {
         "before": before.to_json(str(run.folder)),
@@ -260,8 +260,12 @@ def _finish(run: Run, problem: Problem) -> None:
     runs.write_json(run.folder / runs.MEASUREMENT, content)
 
 
-def _show_all(run: Run, problem: Problem, policy: Causal) -> None:
-    """Add samples of base, policy and, where they come exactly, of the target to the log."""
+def _show_all(run: Run, problem: Problem, policy: Causal, callbacks: Callbacks) -> None:
+    """Add samples of base, policy and, where they come exactly, of the target to the log.
+
+    Where the base almost never meets the constraint those of the target are left out: a run that
+    has come this far doesn't fail for want of something to show.
+    """
     target, last = problem.target, problem.settings.max_steps
     base = cast(Causal, target.base)
     _log(run, target, base, "before", 0, _draw(problem, base, 0, _SHOWN))
@@ -269,10 +273,13 @@ def _show_all(run: Run, problem: Problem, policy: Causal) -> None:
     if target.is_dominated:
         contexts = problem.contexts[:_SHOWN]
         generator = generator_for(problem.settings.seed, _SHOW, last + 1)
-        exact = rejection(
-            target, contexts, max(1, _SHOWN // len(contexts)), generator=generator
-        ).samples
-        _log(run, target, policy, "target", last, exact)
+        each = max(1, _SHOWN // len(contexts))
+        try:
+            exact = rejection(target, contexts, each, generator=generator).samples
+        except AttunementError as error:
+            callbacks.on_stage(f"no samples of the target are shown: {error}")
+        else:
+            _log(run, target, policy, "target", last, exact)
 
 
 def _draw(problem: Problem, model: Distribution, step: int, count: int) -> Samples:
