@@ -15,8 +15,8 @@ Criteria, for n >= 2,000:
 - where the truth is infinite the estimate is;
 - with a policy that has lost half of the target's mass: right, or flagged.
 
-Run `python benchmarks/coverage.py` (about an hour of one core, shared by all that there are), or a
-trial with `--repetitions 200`.
+Run `python benchmarks/coverage.py` (about 26 minutes of CPU, shared by all cores), or a trial
+with `--repetitions 200`.
 """
 
 from __future__ import annotations
@@ -473,7 +473,7 @@ def places(sizes: Sequence[int], repetitions: int) -> list[Place]:
     ]
 
 
-def grid(sizes: Sequence[int], repetitions: int, workers: int = 1) -> tuple[list[Cell], float]:
+def grid(sizes: Sequence[int], repetitions: int, workers: int) -> tuple[list[Cell], float]:
     """Every cell, printed in the order of the grid, and the CPU-seconds of all.
 
     Args:
@@ -482,11 +482,10 @@ def grid(sizes: Sequence[int], repetitions: int, workers: int = 1) -> tuple[list
         workers: Processes that share the places; the figures don't depend on it.
     """
     found, seconds = [], 0.0
-    todo = places(sizes, repetitions)
     with concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn")
     ) as pool:
-        for made, took in pool.map(Place.run, todo):
+        for made, took in pool.map(Place.run, places(sizes, repetitions)):
             print(*made, sep="\n", flush=True)
             found += made
             seconds += took

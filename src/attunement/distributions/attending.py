@@ -6,8 +6,9 @@ most of what it costs. `single_query_attention` has the same value to rounding:
     softmax(q·Kᵀ·scale) · V
 
 It is offered to transformers under a name of its own and asked for while decoding only. Whatever
-it doesn't cover (many queries, a GPU, narrower floats, an additive mask or bias) goes to the
-implementation that it stands in for, so a model computes what it always does.
+it doesn't cover (many queries, narrower floats, an additive mask or bias) goes to the
+implementation that it stands in for, so a model computes what it always does. A model on a GPU, or
+with a part that asks for another implementation, is left alone.
 """
 
 from __future__ import annotations
@@ -52,10 +53,15 @@ def single_query_attention(
         [B, Q, H, D], and None for the weights.
     """
     batch, heads, queries, width = query.shape
-    plain = queries == 1 and dropout == 0 and query.device.type == "cpu"
-    plain = plain and query.dtype == torch.float32 and key.shape[0] == batch
-    plain = plain and (attention_mask is None or attention_mask.dtype == torch.bool)
-    if not plain or any(further.get(name) is not None for name in ("position_bias", "softcap")):
+    covered = (
+        queries == 1
+        and dropout == 0
+        and query.dtype == torch.float32
+        and key.shape[0] == batch
+        and (attention_mask is None or attention_mask.dtype == torch.bool)
+        and all(further.get(name) is None for name in ("position_bias", "softcap"))
+    )
+    if not covered:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **further
         )
@@ -76,8 +82,9 @@ AttentionMaskInterface.register(_NAME, sdpa_mask)
 @contextmanager
 def single_queries(model: PreTrainedModel) -> Iterator[None]:
     """Inside, the model's attention is fast for one query; its own choice is back after it."""
-    fitting = model.device.type == "cpu" and model.config._attn_implementation == _REPLACED
-    if not fitting:
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    replaceable = all(part.config._attn_implementation == _REPLACED for part in parts)
+    if model.device.type != "cpu" or not replaceable:
         yield
         return
     model.set_attn_implementation(_NAME)

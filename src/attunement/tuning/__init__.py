@@ -4,10 +4,10 @@ One step draws samples from a proposal, scores them by base and target, turns th
 signal (`objectives`) and makes one update (`training`). The distance is followed on a bank: base
 samples drawn once, so that what the policy loses is seen, beside fresh samples of the policy.
 
-What makes a small model come near: gradient noise, not the objective, is the limit. Hence the
-defaults: the analytic baseline, with which a sample's signal vanishes as π approaches p; a
-learning rate that falls to zero; averaged weights; and `keep="best"`, the weights with the lowest
-KL(p‖π) on the bank, while final figures come from fresh samples.
+The defaults are for a small model, which steps that are too long carry away from its base without
+bringing it nearer to the target: the analytic baseline, with which a sample's signal vanishes as π
+approaches p; a low learning rate that falls to zero; averaged weights; and `keep="best"`, the
+weights with the lowest KL(p‖π) on the bank, while final figures come from fresh samples.
 
 A run is a function of its recipe: every random stream is derived from (seed, purpose, step), so a
 killed run goes on bit for bit.
