@@ -72,7 +72,9 @@ def tune(
     baseline: Annotated[
         str | None, typer.Option(help="none, analytic or leave_one_out [analytic].")
     ] = None,
-    proposal: Annotated[str | None, typer.Option(help="policy or kl_adaptive [policy].")] = None,
+    proposal: Annotated[
+        str | None, typer.Option(help="policy, base, mixture or kl_adaptive [policy].")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples in a step.")] = None,
     samples_per_context: Annotated[

@@ -32,6 +32,12 @@ BASE, POLICY = 0, 1
 """The parts of a bank: samples drawn from the base and from the policy."""
 
 
+def log_mixture(log_base: Tensor, log_policy: Tensor, share: float) -> Tensor:
+    """log m of the mixture m = share·a + (1 - share)·π: [N] from [N], in nats."""
+    log_shares = torch.tensor([share, 1 - share], dtype=torch.float64).log()
+    return torch.logaddexp(log_base + log_shares[BASE], log_policy + log_shares[POLICY])
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What a bank of N samples says of base, policy and target; all float64, in nats.
@@ -79,10 +85,8 @@ class Evidence:
         drawn; the proportions must be the same in every context.
         """
         share = float((part == BASE).double().mean())
-        log_shares = torch.tensor([share, 1 - share], dtype=torch.float64).log()
-        stacked = torch.stack([log_base + log_shares[BASE], log_policy + log_shares[POLICY]])
         return cls(
-            log_proposal=torch.logsumexp(stacked, 0),
+            log_proposal=log_mixture(log_base, log_policy, share),
             log_base=log_base,
             log_policy=log_policy,
             log_potential=log_potential,

@@ -48,10 +48,13 @@ def test_a_constraint_that_nothing_satisfies(base):
         init(target, None, SMALL)
 
 
-def test_leave_one_out_needs_two_samples(hard):
+def test_leave_one_out_needs_two_samples(hard, conditional):
     settings = SMALL.model_copy(update={"baseline": Baseline.LEAVE_ONE_OUT, "batch_size": 1})
-    with pytest.raises(AttunementError, match="two or more samples"):
+    with pytest.raises(AttunementError, match=r"two or more samples.*raise --batch-size"):
         init(hard, None, settings)
+    settings = settings.model_copy(update={"batch_size": 8, "samples_per_context": 1})
+    with pytest.raises(AttunementError, match="raise --samples-per-context"):
+        init(conditional, ["p", "q"], settings)
 
 
 def test_an_unfitted_target_is_refused(base):

@@ -63,7 +63,7 @@ class TuningState:
         policy: The model being tuned.
         average: The same with averaged weights: what is evaluated and delivered.
         training: Optimiser and counters.
-        proposal: What is drawn from: the policy itself, or a copy of an earlier one.
+        proposal: The copy of an earlier policy that `kl_adaptive` draws from; else the policy.
         pool: Z of every context, from the bank and earlier steps.
         step: Steps made.
         best: Lowest KL(p‖π) on the bank so far.
@@ -98,9 +98,8 @@ def init(
             fitted, no base sample satisfies the constraint, or the outcomes differ.
     """
     require_finite(parse_divergence(settings.divergence), target.has_forbidden)
-    if settings.baseline is Baseline.LEAVE_ONE_OUT and settings.batch_size < 2:
-        raise AttunementError("leave_one_out needs two or more samples for each context")
     contexts = as_contexts(contexts)
+    _require_enough(settings, len(contexts))
     policy = _copied_base(target) if policy is None else policy
     require_same_outcomes(target.base, policy)
     each = max(2, settings.bank_size // len(contexts))
@@ -118,7 +117,7 @@ def init(
         policy=policy,
         average=average,
         training=training.start_training(policy.module, average.module, settings),
-        proposal=policy if settings.proposal is Proposal.POLICY else policy.copy(),
+        proposal=policy.copy() if settings.proposal is Proposal.KL_ADAPTIVE else policy,
         pool=pool,
     )
     return Problem(target, contexts, settings, bank, potential), state
@@ -134,6 +133,21 @@ def require_finite(row: Divergence, hard: bool) -> None:
         raise AttunementError(
             f"{row.name} is infinite under a hard constraint: give it a floor (--floor 0.01) or "
             "choose a divergence such as jensen_shannon"
+        )
+
+
+def samples_of_each(settings: TuningSettings, contexts: int) -> int:
+    """How many samples a step draws of each context that it draws from."""
+    each = settings.batch_size if contexts == 1 else settings.samples_per_context
+    return min(each, settings.batch_size)
+
+
+def _require_enough(settings: TuningSettings, contexts: int) -> None:
+    compares = settings.baseline is Baseline.LEAVE_ONE_OUT
+    if compares and samples_of_each(settings, contexts) < 2:
+        option = "--batch-size" if contexts == 1 else "--samples-per-context or --batch-size"
+        raise AttunementError(
+            f"leave_one_out needs two or more samples for each context: raise {option}"
         )
 
 

@@ -15,6 +15,8 @@ class Proposal(StrEnum):
     """What the samples of a step are drawn from."""
 
     POLICY = "policy"
+    BASE = "base"
+    MIXTURE = "mixture"
     KL_ADAPTIVE = "kl_adaptive"
 
 
@@ -31,7 +33,8 @@ class TuningSettings(OptimizerSettings):
     Attributes:
         divergence: A row of the table, e.g. `jensen_shannon` or `alpha:0.5`.
         baseline: What is subtracted from the pseudo-reward.
-        proposal: `policy` draws from the policy itself; `kl_adaptive` from a copy that is renewed
+        proposal: `policy` draws from the policy itself; `base` from the base; `mixture` half from
+            each, weighed by their mean; `kl_adaptive` from a copy of the policy that is renewed
             when KL(p‖π) is below KL(p‖q) by the interval of their paired difference.
         batch_size: Samples in a step.
         samples_per_context: Samples of each context in a step, for a conditional model.

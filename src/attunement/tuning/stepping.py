@@ -12,8 +12,8 @@ from torch import Tensor
 from attunement import training
 from attunement.core import Samples
 from attunement.objectives import policy_gradient_signal, surrogate
-from attunement.runs import generator_for
-from attunement.tuning.problem import CONTEXTS, SAMPLES, Problem, TuningState
+from attunement.tuning.drawing import draw
+from attunement.tuning.problem import Problem, TuningState
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,18 @@ def step(problem: Problem, state: TuningState) -> StepInfo:
     """One step; changes the state in place."""
     started = time.perf_counter()
     settings, target = problem.settings, problem.target
-    samples, context = _draw(problem, state)
-    with torch.no_grad():
-        log_base = target.base.log_prob(samples)
-        on_policy = state.proposal is state.policy
-        log_policy = samples.log_prob if on_policy else state.policy.log_prob(samples)
-    log_score = log_base + target.log_potential(samples)
-    log_weights = log_score - samples.log_prob
+    drawn = draw(problem, state)
+    samples, context = drawn.samples, drawn.context
+    log_score = drawn.log_base + target.log_potential(samples)
+    log_weights = log_score - drawn.log_proposal
     log_partition, in_batch = state.pool.log_partition_of(context, log_weights)
     signal = policy_gradient_signal(
         problem.divergence,
         settings.baseline,
-        log_policy=log_policy,
+        log_policy=drawn.log_policy,
         log_score=log_score,
         log_partition=log_partition,
-        log_proposal=samples.log_prob,
+        log_proposal=drawn.log_proposal,
         context=context,
     )
 
@@ -94,19 +91,3 @@ def step(problem: Problem, state: TuningState) -> StepInfo:
 def micro_batches(samples: Samples, size: int) -> Iterator[Tensor]:
     """Index tensors of at most `size` samples of like length, so that little is padding."""
     yield from samples.lengths.argsort(descending=True, stable=True).split(size)
-
-
-def _draw(problem: Problem, state: TuningState) -> tuple[Samples, Tensor]:
-    """Samples of this step and, for each, the number of its context in the problem."""
-    settings = problem.settings
-    generator = generator_for(settings.seed, SAMPLES, state.step)
-    if len(problem.contexts) == 1:
-        each, chosen = settings.batch_size, torch.zeros(1, dtype=torch.long)
-    else:
-        each = min(settings.samples_per_context, settings.batch_size)
-        shuffle = generator_for(settings.seed, CONTEXTS, state.step)
-        order = torch.randperm(len(problem.contexts), generator=shuffle)
-        chosen = order[: max(1, settings.batch_size // each)]
-    contexts = [problem.contexts[index] for index in chosen.tolist()]
-    samples = state.proposal.sample(contexts, each, generator=generator)
-    return samples, chosen[samples.context_index]
