@@ -146,7 +146,7 @@ def open_target(run: Run) -> tuple[TuneRecipe, Target, tuple[Context, ...] | Non
             return parse_scorer(spec)
         copy = run.folder / _copy_of(spec, recipe.scorer_files[spec])
         function = spec.rpartition(":")[2]
-        return as_scorer(parse_scorer(f"{copy}:{function}"), name=spec)
+        return as_scorer(f"{copy}:{function}", name=spec)
 
     target = recipe.target.build(recipe.model.load(), scorer_of)
     return recipe, target.with_lambdas(recipe.lambdas), contexts_of(run)

@@ -41,8 +41,8 @@ from attunement.evidence import BASE, Evidence, effective_sample_size, pareto_kh
 from attunement.scorers import as_scorer, evaluate
 from attunement.scorers.base import describe
 
-Feature: TypeAlias = Scorer | Callable[..., object]
-"""A scorer, a plain function of texts, or a reward function in TRL's form."""
+Feature: TypeAlias = str | Scorer | Callable[..., object]
+"""A scorer or its SPEC, a plain function of texts, or a reward function in TRL's form."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Target:
         """Demand that a binary feature be 1.
 
         Args:
-            feature: A scorer or function with values 0 and 1.
+            feature: A scorer, its SPEC or a function, with values 0 and 1.
             floor: None for a hard constraint, else the factor of what violates it, in (0, 1); it
                 is part of the target and all distances are to that target.
 
@@ -178,7 +178,7 @@ class Target:
         """Weigh by exp(weight·reward/β).
 
         Args:
-            reward: A scorer or reward function.
+            reward: A scorer, its SPEC or a reward function.
             beta: The temperature, or strength of the KL penalty; above 0.
             weight: What the reward is multiplied by; negative for a cost.
 

@@ -5,7 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attunement.core import AttunementError, Scorer
-from attunement.scorers import FileScorer, contains, evaluate, parse_scorer, regex, uses_name
+from attunement.scorers import (
+    FileScorer,
+    as_scorer,
+    contains,
+    evaluate,
+    parse_scorer,
+    regex,
+    uses_name,
+)
 from attunement.scorers.specs import SCORERS, SCORERS_OF_ARGUMENT
 
 
@@ -62,3 +70,16 @@ def test_a_file(tmp_path, make_samples):
 def test_errors(spec, message):
     with pytest.raises(AttunementError, match=message):
         parse_scorer(spec)
+
+
+def test_as_scorer_takes_a_spec_a_scorer_or_a_function(make_samples):
+    def short(texts: list[str]) -> list[bool]:
+        return [len(text) < 3 for text in texts]
+
+    assert as_scorer("uses_name:self") == as_scorer(uses_name("self")) == uses_name("self")
+    assert as_scorer(short).name == "short"
+    assert as_scorer("compiles", name="valid").name == "valid"
+    values = evaluate(as_scorer("contains:a"), make_samples(["a", "b"])).values
+    assert values.tolist() == [1.0, 0.0]
+    with pytest.raises(AttunementError, match="compiles"):
+        as_scorer("compile")

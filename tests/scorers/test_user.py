@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attunement.core import AttunementError, Scorer
-from attunement.scorers import as_scorer, evaluate, length
+from attunement.scorers import evaluate, length
+from attunement.scorers.user import read_scorer
 
 CONVERSATION = ({"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi"})
 
 
 def score(function, samples):
-    return evaluate(as_scorer(function), samples).values.tolist()
+    return evaluate(read_scorer(function), samples).values.tolist()
 
 
 # --- the three forms ------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ def test_callables_and_methods(make_samples):
             return [-self.weight] * len(texts)
 
     samples = make_samples(["a"])
-    assert as_scorer(Judge()).name == "Judge"
+    assert read_scorer(Judge()).name == "Judge"
     assert score(Judge(), samples) == [2]
     assert score(Judge().method, samples) == [-2]
 
@@ -133,8 +134,8 @@ def test_callables_and_methods(make_samples):
 
 
 def test_a_scorer_stays_itself(make_samples):
-    assert as_scorer(length) is length
-    renamed = as_scorer(length, "tokens")
+    assert read_scorer(length) is length
+    renamed = read_scorer(length, "tokens")
     assert renamed.name == "tokens"
     assert torch.equal(
         evaluate(renamed, make_samples(["abc"])).values, torch.tensor([4.0]).double()
@@ -145,12 +146,12 @@ def test_equality():
     def function(texts):
         return [1.0] * len(texts)
 
-    scorer = as_scorer(function)
+    scorer = read_scorer(function)
     assert isinstance(scorer, Scorer)
     assert scorer.name == "function"
-    assert as_scorer(function, "mine").name == "mine"
-    assert {scorer: 1}[as_scorer(function)] == 1
-    assert as_scorer(lambda texts: texts) != as_scorer(lambda texts: texts)
+    assert read_scorer(function, "mine").name == "mine"
+    assert {scorer: 1}[read_scorer(function)] == 1
+    assert read_scorer(lambda texts: texts) != read_scorer(lambda texts: texts)
 
 
 # --- what may be returned -------------------------------------------------------------------------
@@ -172,7 +173,7 @@ def test_numbers_and_none(make_samples, numbers):
         with pytest.raises(AttunementError, match="function returned None for all"):
             score(function, samples)
         return
-    scores = evaluate(as_scorer(function), samples)
+    scores = evaluate(read_scorer(function), samples)
     assert scores.applicable.tolist() == [number is not None for number in numbers]
     assert scores.values.tolist() == [float(number or 0) for number in numbers]
 
@@ -216,7 +217,7 @@ def test_no_samples(make_samples):
     ],
 )
 def test_other_results_are_errors(make_samples, returned, message):
-    scorer = as_scorer(lambda texts: returned, "judge")  # noqa: ARG005
+    scorer = read_scorer(lambda texts: returned, "judge")  # noqa: ARG005
     with pytest.raises(AttunementError, match=message):
         scorer(make_samples(["first", "second"]))
 
@@ -232,7 +233,7 @@ def test_an_exception_is_traced_to_its_sample(make_samples, count, data):
     texts = ["bad" if index == culprit else f"text {index}" for index in range(count)]
     message = rf"judge raised ZeroDivisionError on sample {culprit} \('bad'\)"
     with pytest.raises(AttunementError, match=message) as caught:
-        as_scorer(judge)(make_samples(texts))
+        read_scorer(judge)(make_samples(texts))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
@@ -244,7 +245,7 @@ def test_an_exception_that_no_single_sample_makes(make_samples):
 
     message = r"judge raised RuntimeError on samples 0 to 3 together \(sample 0 \('a'\) first\)"
     with pytest.raises(AttunementError, match=message):
-        as_scorer(judge)(make_samples(["a", "b", "c", "d"]))
+        read_scorer(judge)(make_samples(["a", "b", "c", "d"]))
 
 
 # --- what is no scorer ----------------------------------------------------------------------------
@@ -265,7 +266,6 @@ async def reward(completions):
         lambda texts, /: texts,
         lambda contexts: contexts,
         reward,
-        "compiles",
         3,
         None,
         dict,
@@ -273,7 +273,7 @@ async def reward(completions):
 )
 def test_anything_else_shows_the_forms(thing):
     with pytest.raises(AttunementError) as caught:
-        as_scorer(thing)
+        read_scorer(thing)
     message = str(caught.value)
     assert "def score(prompts, completions, **columns)" in message
     assert "def score(texts)" in message

@@ -15,9 +15,9 @@ from attunement.scorers.code import (
     uses_name,
 )
 from attunement.scorers.files import FileScorer, load_function, load_scorer
-from attunement.scorers.specs import parse_scorer
+from attunement.scorers.specs import as_scorer, parse_scorer
 from attunement.scorers.text import contains, finished, length, regex
-from attunement.scorers.user import UserScorer, as_scorer
+from attunement.scorers.user import UserScorer
 
 __all__ = [
     "FileScorer",

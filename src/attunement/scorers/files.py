@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attunement.core import AttunementError, Samples, Scorer, Scores
 from attunement.scorers.base import suggestion
-from attunement.scorers.user import as_scorer
+from attunement.scorers.user import read_scorer
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def load_scorer(spec: str) -> FileScorer:
     found = load_function(spec)
     if not callable(found):
         raise AttunementError(f"{spec} is a {type(found).__name__}, not a function or a scorer")
-    return FileScorer(spec, Path(spec.rpartition(":")[0]).resolve(), as_scorer(found, spec))
+    return FileScorer(spec, Path(spec.rpartition(":")[0]).resolve(), read_scorer(found, spec))
 
 
 def _run_file(path: Path) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Scorers by name: the grammar that the command line and recipes share.
+"""Scorers by name: the grammar that the command line, recipes and Python share.
 
     SPEC = name | name:argument (first colon) | file.py:function
 
@@ -22,6 +22,7 @@ from attunement.scorers.code import (
 )
 from attunement.scorers.files import load_scorer
 from attunement.scorers.text import contains, finished, length, regex
+from attunement.scorers.user import UserFunction, read_scorer
 
 SCORERS: Mapping[str, Scorer] = {
     scorer.name: scorer
@@ -70,3 +71,17 @@ def parse_scorer(spec: str) -> Scorer:
         return load_scorer(spec)
     known = [*SCORERS, *(f"{name}:..." for name in SCORERS_OF_ARGUMENT), "file.py:function"]
     raise AttunementError(f"there is no scorer {spec!r}; {suggestion(name, known)}")
+
+
+def as_scorer(thing: str | Scorer | UserFunction, name: str | None = None) -> Scorer:
+    """A scorer from whatever a person may give for one.
+
+    Args:
+        thing: A SPEC, a `Scorer`, or a plain function of one of the forms of `user.FORMS`.
+        name: How to call it; its own name by default.
+
+    Raises:
+        AttunementError: The SPEC stands for nothing, or `thing` is none of the three; the message
+            shows what there is.
+    """
+    return read_scorer(parse_scorer(thing) if isinstance(thing, str) else thing, name)

@@ -69,7 +69,7 @@ class UserScorer:
         return scores
 
 
-def as_scorer(thing: Scorer | UserFunction, name: str | None = None) -> Scorer:
+def read_scorer(thing: Scorer | UserFunction, name: str | None = None) -> Scorer:
     """A scorer from a scorer or from a user's plain function.
 
     Args:
