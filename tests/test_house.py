@@ -9,7 +9,7 @@ import attunement
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "attunement"
-MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__init__.py")
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if not path.name.startswith("__"))
 PACKAGES = sorted(SOURCE.rglob("__init__.py"))
 
 

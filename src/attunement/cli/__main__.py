@@ -1,0 +1,5 @@
+"""`python -m attunement.cli`: the same as `attune`, for launchers that start a module."""
+
+from attunement.cli.app import main
+
+main()

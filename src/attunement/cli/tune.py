@@ -1,0 +1,212 @@
+"""`attune tune`: move a model towards a target and report the distance left."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attunement.cli.options import (
+    Beta,
+    Constrain,
+    Device,
+    Dtype,
+    Floor,
+    Json,
+    Match,
+    MaxNewTokens,
+    Prompt,
+    Prompts,
+    Stop,
+    StopPreset,
+    Threads,
+    Tilt,
+    as_option,
+    model_settings,
+    print_json,
+    read_prompts,
+    set_threads,
+    target_settings,
+    usage,
+)
+
+if TYPE_CHECKING:
+    from attunement.core import Context
+    from attunement.recipes import TuneRecipe
+    from attunement.runs import Run
+
+_BESIDE_A_RECIPE = {"output_dir", "resume", "recipe", "threads", "as_json"}
+
+
+def tune(
+    context: typer.Context,
+    output_dir: Annotated[Path, typer.Option(help="A new folder for the run.")],
+    base: Annotated[str, typer.Option(help="A hub id, a folder, or tiny-python.")] = "tiny-python",
+    constrain: Constrain = None,
+    floor: Floor = None,
+    match: Match = None,
+    tilt: Tilt = None,
+    beta: Beta = None,
+    divergence: Annotated[
+        str | None, typer.Option(help="forward_kl, reverse_kl, ..., alpha:0.5 [jensen_shannon].")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="none, analytic or leave_one_out [analytic].")
+    ] = None,
+    proposal: Annotated[
+        str | None, typer.Option(help="policy, base, mixture or kl_adaptive [policy].")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples in a step.")] = None,
+    samples_per_context: Annotated[
+        int | None, typer.Option(help="Samples of each context in a step.")
+    ] = None,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(help="Samples in one forward and backward pass.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
+    warmup_steps: Annotated[int | None, typer.Option(help="Steps of linear increase.")] = None,
+    max_grad_norm: Annotated[float | None, typer.Option(help="Where gradients are cut.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's.")] = None,
+    averaging: Annotated[
+        float | None, typer.Option(help="Weight of the past in the delivered average; 0 is none.")
+    ] = None,
+    bank_size: Annotated[
+        int | None, typer.Option(help="Base samples on which the distance is followed.")
+    ] = None,
+    evaluation_size: Annotated[
+        int | None, typer.Option(help="Fresh policy samples at each evaluation.")
+    ] = None,
+    evaluate_every: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    keep: Annotated[str | None, typer.Option(help="best or last weights [best].")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random [0].")] = None,
+    measure_size: Annotated[
+        int | None, typer.Option(help="Samples of the final measurement [4096].")
+    ] = None,
+    fit_size: Annotated[
+        int | None, typer.Option(help="Base samples that λ is solved on [8192].")
+    ] = None,
+    max_new_tokens: MaxNewTokens = None,
+    stop: Stop = None,
+    stop_preset: StopPreset = None,
+    prompt: Prompt = None,
+    prompts: Prompts = None,
+    threads: Threads = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe.json to run again; nothing else is asked then.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output-dir.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Move a model towards a target and report the distance left."""
+    set_threads(threads)
+    if resume or recipe is not None:
+        _refuse_others(context)
+    if resume:
+        run = _resume(output_dir)
+    else:
+        with usage():
+            _require_vacant(output_dir)
+            if recipe is not None:
+                asked, contexts = _read_again(recipe, output_dir)
+            else:
+                model = model_settings(base, max_new_tokens, stop, stop_preset, dtype, device)
+                target = target_settings(constrain, floor, match, tilt, beta)
+                asked = _recipe(context, model=model, target=target)
+                contexts = read_prompts(prompt, prompts)
+            asked.check()
+        run = _start(asked, output_dir, contexts)
+    _conclude(run, as_json)
+
+
+def _refuse_others(context: typer.Context) -> None:
+    """With --resume or --recipe everything stands in the recipe; an option beside is an error."""
+    for name in context.params.keys() - _BESIDE_A_RECIPE:
+        if _is_given(context, name):
+            raise typer.BadParameter(
+                f"{as_option(name)} has no use here: the recipe says everything"
+            )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _require_vacant(folder: Path) -> None:
+    from attunement.runs import Run
+
+    Run.require_vacant(folder)
+
+
+def _recipe(context: typer.Context, **asked: object) -> TuneRecipe:
+    """What was asked: every option that was given has the name of its setting."""
+    from attunement.recipes import TuneRecipe
+    from attunement.tuning import TuningSettings
+
+    given = {name: value for name, value in context.params.items() if value is not None}
+    settings = {name: given[name] for name in TuningSettings.model_fields if name in given}
+    sizes = {name: given[name] for name in ("measure_size", "fit_size") if name in given}
+    return TuneRecipe.model_validate(
+        {
+            **asked,
+            **sizes,
+            "settings": TuningSettings.model_validate(settings),
+            "command": shlex.join(["attune", *sys.argv[1:]]),
+        }
+    )
+
+
+def _read_again(path: Path, output_dir: Path) -> tuple[TuneRecipe, tuple[Context, ...] | None]:
+    """The recipe of an earlier run, and its contexts."""
+    from attunement.recipes import TuneRecipe
+    from attunement.runs import read_contexts, read_json
+
+    recipe = TuneRecipe.parse(read_json(path), path)
+    command = shlex.join(["attune", "tune", "--recipe", str(path), "--output-dir", str(output_dir)])
+    contexts = None if recipe.prompts is None else read_contexts(path.parent / recipe.prompts)
+    return recipe.model_copy(update={"command": command}), contexts
+
+
+def _start(asked: TuneRecipe, folder: Path, contexts: tuple[Context, ...] | None) -> Run:
+    from attunement import jobs
+    from attunement.console import show_progress
+
+    with show_progress(asked.settings.max_steps) as callbacks:
+        return jobs.tune(asked, folder, contexts, callbacks)
+
+
+def _resume(folder: Path) -> Run:
+    from attunement import jobs
+    from attunement.console import show_progress
+    from attunement.runs import Run
+
+    with usage():
+        asked = jobs.read_recipe(Run.open(folder))
+    with show_progress(asked.settings.max_steps) as callbacks:
+        return jobs.resume(folder, callbacks)
+
+
+def _conclude(run: Run, as_json: bool) -> None:
+    """Write the page and print what was measured."""
+    from attunement import jobs
+    from attunement.console import print_measurement
+    from attunement.report import write_report
+    from attunement.runs import MEASUREMENT, REPORT, read_json
+
+    report = run.folder / REPORT
+    write_report([run], report)
+    if as_json:
+        print_json(read_json(run.folder / MEASUREMENT) | {"report": str(report.resolve())})
+    else:
+        before, after = (jobs.read_measurement(run, half) for half in ("before", "after"))
+        print_measurement(after, before)
+        typer.echo(f"report: {report.resolve()}")
