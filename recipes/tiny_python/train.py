@@ -6,13 +6,16 @@ Documents are short Python functions (see corpus.py), written as
 
 and whole documents are packed into rows. A block-diagonal attention mask and positions that begin
 at 0 in every document make each one be seen as it is sampled: alone, after the start token. The
-model is a small Llama with tied embeddings, trained on the cross-entropy of the function and its
+model is a small GPT-2 with tied embeddings, trained on the cross-entropy of the function and its
 end token. Matrices are moved by Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon),
 embeddings and gains by AdamW (Loshchilov & Hutter, arXiv 1711.05101). The learning rate warms up,
 stays, and falls linearly to zero over the last part of the time given. The saved weights are
-rounded to bfloat16.
+rounded to bfloat16. A training can be given more time later, as a further leg with a schedule of
+its own.
 
-    python recipes/tiny_python/train.py --minutes 50 --output-dir build/tiny-python
+    python recipes/tiny_python/train.py --minutes 60 --output-dir build/tiny-python
+    python recipes/tiny_python/train.py --minutes 60 --start-from build/tiny-python \
+        --output-dir build/longer
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -32,8 +35,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -58,8 +61,6 @@ class Settings:
         width: Size of the hidden states.
         layers: Number of blocks.
         heads: Attention heads.
-        key_value_heads: Heads of keys and values.
-        inner: Size of the hidden layer of a block's feed-forward part.
         row_tokens: Tokens in a row of packed documents.
         rows: Rows in a micro-batch.
         micro_batches: Micro-batches in a step.
@@ -72,12 +73,10 @@ class Settings:
 
     seed: int = 1
     vocabulary: int = 4096
-    max_tokens: int = 80
+    max_tokens: int = 128
     width: int = 192
     layers: int = 4
-    heads: int = 3
-    key_value_heads: int = 3
-    inner: int = 512
+    heads: int = 6
     row_tokens: int = 128
     rows: int = 16
     micro_batches: int = 2
@@ -88,7 +87,7 @@ class Settings:
     decay: float = 0.4
 
 
-def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: list[str], vocabulary: int, longest: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with one special token for start, end and padding."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -111,7 +110,7 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFas
         eos_token=END_OF_TEXT,
         pad_token=END_OF_TEXT,
         clean_up_tokenization_spaces=False,
-        model_max_length=512,
+        model_max_length=longest,
     )
 
 
@@ -133,23 +132,24 @@ def decode(tokenizer: PreTrainedTokenizerBase, documents: list[list[int]]) -> li
     return tokenizer.batch_decode(documents, skip_special_tokens=True)
 
 
-def new_model(settings: Settings, end: int) -> LlamaForCausalLM:
-    """A model with random weights."""
+def new_model(settings: Settings, end: int) -> GPT2LMHeadModel:
+    """A model with random weights, whose context is the longest document."""
     torch.manual_seed(settings.seed)
-    config = LlamaConfig(
+    config = GPT2Config(
         vocab_size=settings.vocabulary,
-        hidden_size=settings.width,
-        intermediate_size=settings.inner,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        num_key_value_heads=settings.key_value_heads,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
+        n_positions=settings.max_tokens,
+        n_embd=settings.width,
+        n_layer=settings.layers,
+        n_head=settings.heads,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
         bos_token_id=end,
         eos_token_id=end,
         pad_token_id=end,
     )
-    return LlamaForCausalLM(config)
+    return GPT2LMHeadModel(config)
 
 
 def pack(documents: list[list[int]], row_tokens: int, open_rows: int = 64) -> list[list[list[int]]]:
@@ -244,10 +244,24 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, matrices: list[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95
+        self,
+        matrices: list[nn.Parameter],
+        fused: list[nn.Parameter],
+        lr: float,
+        weight_decay: float,
+        momentum: float = 0.95,
     ):
-        """Move `matrices` by `lr`, scaled by √(rows / columns) where that is above 1."""
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        """Move matrices [inputs, outputs] by `lr`, scaled by √(outputs / inputs) where above 1.
+
+        Args:
+            matrices: Each is orthogonalised whole.
+            fused: Each holds three matrices side by side, those of queries, keys and values.
+            lr: Learning rate.
+            weight_decay: Decoupled weight decay.
+            momentum: Weight of the past in the average of the gradients.
+        """
+        groups = [{"params": matrices, "parts": 1}, {"params": fused, "parts": 3}]
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # noqa: ARG002
@@ -256,10 +270,13 @@ class Muon(torch.optim.Optimizer):
             by_shape: dict[torch.Size, list[nn.Parameter]] = {}
             for matrix in group["params"]:
                 by_shape.setdefault(matrix.shape, []).append(matrix)
-            for (rows, columns), matrices in by_shape.items():
+            for (inputs, outputs), matrices in by_shape.items():
                 nesterov = torch.stack([self._lookahead(m, group["momentum"]) for m in matrices])
-                scale = group["lr"] * max(1.0, rows / columns) ** 0.5
-                for matrix, direction in zip(matrices, orthogonalised(nesterov), strict=True):
+                width = outputs // group["parts"]
+                parts = torch.cat(nesterov.split(width, dim=2))
+                directions = torch.cat(orthogonalised(parts).split(len(matrices)), dim=2)
+                scale = group["lr"] * max(1.0, width / inputs) ** 0.5
+                for matrix, direction in zip(matrices, directions, strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
                     matrix.sub_(direction, alpha=scale)
 
@@ -287,12 +304,14 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
-def make_optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for the embedding and the gains."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
-    inside = {id(parameter) for parameter in matrices}
+def make_optimizers(model: GPT2LMHeadModel, settings: Settings) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for embeddings, biases and gains."""
+    blocks = [(name, p) for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
+    fused = [parameter for name, parameter in blocks if "c_attn" in name]
+    matrices = [parameter for name, parameter in blocks if "c_attn" not in name]
+    inside = {id(parameter) for _, parameter in blocks}
     others = [parameter for parameter in model.parameters() if id(parameter) not in inside]
-    muon = Muon(matrices, settings.matrix_learning_rate, settings.weight_decay)
+    muon = Muon(matrices, fused, settings.matrix_learning_rate, settings.weight_decay)
     adam = torch.optim.AdamW(
         others, lr=settings.vector_learning_rate, betas=(0.9, 0.95), weight_decay=0.0
     )
@@ -303,7 +322,7 @@ def make_optimizers(model: LlamaForCausalLM, settings: Settings) -> list[torch.o
 
 
 def make_loss(
-    model: LlamaForCausalLM, *, compiled: bool, bfloat16: bool
+    model: GPT2LMHeadModel, *, compiled: bool, bfloat16: bool
 ) -> Callable[[Batch], Tensor]:
     """The summed cross-entropy, in nats, of a micro-batch.
 
@@ -316,7 +335,7 @@ def make_loss(
 
     def loss(tokens: Tensor, labels: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            hidden = model.model(
+            hidden = model.transformer(
                 tokens, attention_mask=mask, position_ids=positions, use_cache=False
             ).last_hidden_state
             logits = model.lm_head(hidden)
@@ -336,7 +355,7 @@ class Progress:
 
 
 def move(
-    model: LlamaForCausalLM,
+    model: GPT2LMHeadModel,
     optimizers: list[torch.optim.Optimizer],
     loss_of: Callable[[Batch], Tensor],
     step: list[Batch],
@@ -370,7 +389,7 @@ def move(
 
 
 def train(
-    model: LlamaForCausalLM,
+    model: GPT2LMHeadModel,
     documents: list[list[int]],
     settings: Settings,
     *,
@@ -412,8 +431,15 @@ def train(
             recent_loss, recent_tokens = 0.0, 0
 
 
+def load(folder: Path) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast, list[dict]]:
+    """A trained model in float32, its tokenizer, and what its legs did."""
+    legs = json.loads((folder / "training.json").read_text())["legs"]
+    model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    return model, PreTrainedTokenizerFast.from_pretrained(folder), legs
+
+
 def save(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, record: dict
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path, record: dict
 ) -> None:
     """Write the rounded weights, the tokenizer and the record of the training."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -438,8 +464,9 @@ def main() -> None:
     """Read the corpus, train, save."""
     parser = argparse.ArgumentParser(description="Train the embedded model tiny-python.")
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=50.0, help="length of the training")
+    parser.add_argument("--minutes", type=float, default=60.0, help="length of the training")
     parser.add_argument("--max-steps", type=int, help="number of steps; overrides --minutes")
+    parser.add_argument("--start-from", type=Path, help="a trained folder, to go on from")
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="slower; needs no C++ compiler")
@@ -450,31 +477,38 @@ def main() -> None:
     steps = 1 if arguments.max_steps is None else arguments.max_steps
     if min(arguments.minutes, arguments.threads, steps) <= 0:
         parser.error("--minutes, --max-steps and --threads must be positive")
+    start = arguments.start_from
+    if start is not None and not (start / "training.json").is_file():
+        parser.error(f"--start-from {start}: no training.json there, so nothing was trained there")
     torch.set_num_threads(arguments.threads)
     settings = Settings(seed=arguments.seed)
 
     corpus = read_corpus()
-    short = [text for text in corpus.train if len(text) <= 4 * settings.max_tokens]
-    tokenizer = train_tokenizer(short, settings.vocabulary)
+    if start is None:
+        short = [text for text in corpus.train if len(text) <= 4 * settings.max_tokens]
+        tokenizer = train_tokenizer(short, settings.vocabulary, settings.max_tokens)
+        model, legs = new_model(settings, cast(int, tokenizer.eos_token_id)), []
+    else:
+        model, tokenizer, legs = load(start)
     documents = encode(tokenizer, corpus.train, settings.max_tokens)
     kept = decode(tokenizer, documents)
     end = documents[0][-1]
     description = describe(corpus, documents, kept)
     print({key: value for key, value in description.items() if key != "sources"}, flush=True)
 
-    model = new_model(settings, end)
     print(f"{model.num_parameters()} parameters", flush=True)
     done = train(
         model,
         documents,
-        settings,
+        replace(settings, seed=settings.seed + len(legs)),
         end=end,
         minutes=arguments.minutes,
         max_steps=arguments.max_steps,
         compiled=not arguments.no_compile,
         bfloat16=arguments.bfloat16,
     )
-    record = {"settings": asdict(settings), "corpus": description, "done": asdict(done)}
+    legs = [*legs, {"seed": settings.seed + len(legs), **asdict(done)}]
+    record = {"settings": asdict(settings), "corpus": description, "legs": legs}
     save(model, tokenizer, arguments.output_dir, record)
 
 

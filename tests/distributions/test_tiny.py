@@ -57,7 +57,7 @@ def test_weights_are_stored_in_bfloat16():
 
 def test_size_and_context(model):
     assert 2e6 <= model.num_parameters() <= 4e6
-    assert model.config.max_position_embeddings >= 256
+    assert model.config.max_position_embeddings == 128
     assert model.dtype == torch.float32
 
 

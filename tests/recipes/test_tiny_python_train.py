@@ -34,8 +34,6 @@ SMALL = replace(
     vocabulary=50,
     width=16,
     heads=2,
-    key_value_heads=2,
-    inner=16,
     layers=2,
     rows=2,
     row_tokens=64,
@@ -122,3 +120,15 @@ def test_samples_end_where_they_end():
     assert torch.equal(tokens, again)
     ended = (tokens == 0).cumsum(dim=1) > 0
     assert bool((tokens[ended] == 0).all())
+
+
+def test_a_training_goes_on_from_what_it_saved(tmp_path):
+    tokenizer = train.train_tokenizer(["def f():\n    pass\n"] * 3, 300, longest=64)
+    model = train.new_model(replace(SMALL, vocabulary=len(tokenizer)), tokenizer.eos_token_id)
+    train.save(model, tokenizer, tmp_path, {"legs": [{"steps": 3}]})
+    again, same, legs = train.load(tmp_path)
+    assert legs == [{"steps": 3}]
+    assert same.get_vocab() == tokenizer.get_vocab()
+    assert again.dtype == torch.float32
+    for before, after in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(before.float(), after)

@@ -8,7 +8,7 @@ from attunement.tuning import Keep, Proposal, TuningSettings
 def test_defaults_are_members_of_their_sets():
     settings = TuningSettings()
     assert settings.baseline is Baseline.ANALYTIC
-    assert settings.proposal is Proposal.POLICY
+    assert settings.proposal is Proposal.MIXTURE
     assert settings.keep is Keep.BEST
 
 

@@ -51,13 +51,13 @@ def tune(
     tilt: Tilt = None,
     beta: Beta = None,
     divergence: Annotated[
-        str | None, typer.Option(help="forward_kl, reverse_kl, ..., alpha:0.5 [jensen_shannon].")
+        str | None, typer.Option(help="jensen_shannon, reverse_kl, ..., alpha:0.5 [forward_kl].")
     ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="none, analytic or leave_one_out [analytic].")
     ] = None,
     proposal: Annotated[
-        str | None, typer.Option(help="policy, base, mixture or kl_adaptive [policy].")
+        str | None, typer.Option(help="policy, base, mixture or kl_adaptive [mixture].")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples in a step.")] = None,

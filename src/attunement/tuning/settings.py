@@ -31,7 +31,7 @@ class TuningSettings(OptimizerSettings):
     """Everything about a tuning run but its base, target and contexts.
 
     Attributes:
-        divergence: A row of the table, e.g. `jensen_shannon` or `alpha:0.5`.
+        divergence: A row of the table, e.g. `forward_kl` or `alpha:0.5`.
         baseline: What is subtracted from the pseudo-reward.
         proposal: `policy` draws from the policy itself; `base` from the base; `mixture` half from
             each, weighed by their mean; `kl_adaptive` from a copy of the policy that is renewed
@@ -47,9 +47,9 @@ class TuningSettings(OptimizerSettings):
         seed: Seed of every random stream.
     """
 
-    divergence: str = "jensen_shannon"
+    divergence: str = "forward_kl"
     baseline: Baseline = Baseline.ANALYTIC
-    proposal: Proposal = Proposal.POLICY
+    proposal: Proposal = Proposal.MIXTURE
     batch_size: int = Field(default=256, ge=1)
     samples_per_context: int = Field(default=32, ge=1)
     micro_batch_size: int = Field(default=64, ge=1)
