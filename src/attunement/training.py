@@ -45,7 +45,7 @@ class OptimizerSettings(BaseModel):
 
     learning_rate: float = Field(default=5e-5, gt=0)
     warmup_steps: int = Field(default=5, ge=0)
-    max_steps: int = Field(default=100, ge=1)
+    max_steps: int = Field(default=80, ge=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
