@@ -25,7 +25,7 @@ from attunement.core import Decoder, Outcomes
 from attunement.distributions.drawing import draw
 from attunement.distributions.forward import logits_at
 
-_LEAST_ROOM = 16
+_LEAST_ROOM = 4
 _DENSE = 0.75
 
 
@@ -195,9 +195,8 @@ def reserved_cache(model: PreTrainedModel, limit: int) -> DynamicCache:
 class _ReservedLayer(DynamicLayer):
     """A layer of a cache that writes new keys and values into room reserved ahead.
 
-    The buffers [room, B, H, D] are laid out token by token, so that a new token is one contiguous
-    write, and room not yet used lies behind what is read, not between the rows. `keys` and
-    `values` are views [B, H, seen, D] of them.
+    `keys` and `values` are views [B, H, seen, D] of buffers with room for an eighth more. Little
+    room is better than all of it: gaps between the rows waste the processor's caches.
     """
 
     def __init__(self, limit: int):
@@ -213,29 +212,30 @@ class _ReservedLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         seen = self.get_seq_length()
         total = seen + key_states.shape[2]
-        if self.buffers is None or total > len(self.buffers[0]):
-            room = min(self.limit, max(_LEAST_ROOM, 2 * total))
-            roomy = _roomy(key_states, room), _roomy(value_states, room)
-            for wider, buffer in zip(roomy, self.buffers or (), strict=False):
-                wider[:seen] = buffer[:seen]
-            self.buffers = roomy
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[seen:total] = states.permute(2, 0, 1, 3)
-        return self._show(self.buffers, total)
+        if self.buffers is None or total > self.buffers[0].shape[2]:
+            size = min(self.limit, total + max(_LEAST_ROOM, total // 8))
+            self.buffers = (_roomy(key_states, size), _roomy(value_states, size))
+            if self.keys is not None and self.values is not None and seen:
+                self.buffers[0][:, :, :seen] = self.keys
+                self.buffers[1][:, :, :seen] = self.values
+        keys, values = self.buffers
+        keys[:, :, seen:total] = key_states
+        values[:, :, seen:total] = value_states
+        self.keys, self.values = keys[:, :, :total], values[:, :, :total]
+        return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows, which may come more than once, and the room ahead."""
-        if self.buffers is None:
+        if self.buffers is None or self.keys is None or self.values is None:
             return
-        seen, (keys, values) = self.get_seq_length(), self.buffers
-        self.buffers = keys.index_select(1, indices), values.index_select(1, indices)
-        self._show(self.buffers, seen)
+        seen, size = self.keys.shape[2], self.buffers[0].shape[2]
+        chosen = self.keys[indices], self.values[indices]
+        self.buffers = (_roomy(chosen[0], size), _roomy(chosen[1], size))
+        for buffer, states in zip(self.buffers, chosen, strict=True):
+            buffer[:, :, :seen] = states
+        self.keys, self.values = (buffer[:, :, :seen] for buffer in self.buffers)
 
-    def _show(self, buffers: tuple[Tensor, Tensor], seen: int) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = (buffer[:seen].permute(1, 2, 0, 3) for buffer in buffers)
-        return self.keys, self.values
 
-
-def _roomy(states: Tensor, room: int) -> Tensor:
+def _roomy(states: Tensor, size: int) -> Tensor:
     batch, heads, _, width = states.shape
-    return states.new_empty(room, batch, heads, width)
+    return states.new_empty(batch, heads, size, width)
