@@ -78,7 +78,7 @@ def test_logs_are_strict_json(finished):
     for name in (METRICS, SAMPLES, runs.MEASUREMENT, runs.RECIPE):
         text = (finished.folder / name).read_text(encoding="utf-8")
         for line in text.splitlines() if name.endswith("l") else [text]:
-            json.loads(line, parse_constant=refuse)
+            assert json.loads(line, parse_constant=refuse)
 
 
 def test_the_policy_loads_with_transformers(finished):

@@ -6,7 +6,13 @@ import torch
 
 from attunement.core import AttunementError
 from attunement.divergences import DIVERGENCES, Divergence, alpha, forward_kl, reverse_kl
-from attunement.objectives import Baseline, leave_one_out, policy_gradient_signal, surrogate
+from attunement.objectives import (
+    Baseline,
+    has_signal,
+    leave_one_out,
+    policy_gradient_signal,
+    surrogate,
+)
 
 ROWS = [*DIVERGENCES.values(), alpha(0.5), alpha(1.5)]
 CASES = [(row, 0) for row in ROWS] + [(row, 2) for row in ROWS if row.allows_forbidden]
@@ -150,3 +156,14 @@ def test_a_signal_that_is_not_finite_names_its_sample():
     tiny.log_policy[3] = -math.inf
     with pytest.raises(AttunementError, match="signal of sample 3 isn't finite"):
         tiny.signal(forward_kl, Baseline.NONE, torch.arange(SIZE))
+
+
+@cases
+@pytest.mark.parametrize("baseline", [Baseline.NONE, Baseline.ANALYTIC])
+def test_what_has_no_signal_is_told_beforehand(row, forbidden, baseline):
+    tiny = Tiny(3, forbidden, on_policy=False)
+    everything = torch.arange(SIZE)
+    told = has_signal(row, baseline, tiny.log_score)
+    assert bool((tiny.signal(row, baseline, everything)[~told] == 0).all())
+    free = row is forward_kl and baseline is Baseline.NONE
+    assert told.tolist() == [not (free and index < forbidden) for index in range(SIZE)]

@@ -85,6 +85,25 @@ def policy_gradient_signal(
     return signal
 
 
+def has_signal(divergence: Divergence, baseline: Baseline, log_potential: Tensor) -> Tensor:
+    """Which samples can have a signal other than 0.
+
+    A sample that the target forbids has pseudo-reward -f'(∞): 0 for forward KL, so that without a
+    baseline it teaches nothing.
+
+    Args:
+        divergence: The row.
+        baseline: The baseline.
+        log_potential: [N] log P - log a, minus infinity where the target forbids the sample.
+
+    Returns:
+        [N] bool.
+    """
+    if baseline is Baseline.NONE and divergence.slope_at_infinity == 0:
+        return ~torch.isneginf(log_potential)
+    return torch.ones_like(log_potential, dtype=torch.bool)
+
+
 def leave_one_out(weights: Tensor, rewards: Tensor, context: Tensor) -> Tensor:
     """Σ_{j≠i} w_j r_j / Σ_{j≠i} w_j within the context of sample i.
 

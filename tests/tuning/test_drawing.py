@@ -3,6 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
+from attunement.objectives import Baseline
 from attunement.tuning import Proposal, TuningSettings, init, step
 from attunement.tuning.drawing import draw
 
@@ -24,9 +25,10 @@ def test_what_is_recorded_is_what_a_fresh_pass_says(hard, proposal):
     problem, state = moved(hard, proposal=proposal)
     drawn = draw(problem, state)
     assert len(drawn.samples) == 64
-    log_base = hard.base.log_prob(drawn.samples)
+    log_base = hard.base.log_prob(drawn.samples).detach()
     log_policy = state.policy.log_prob(drawn.samples).detach()
-    torch.testing.assert_close(drawn.log_base, log_base)
+    torch.testing.assert_close(drawn.log_score, log_base + hard.log_potential(drawn.samples))
+    assert bool(drawn.teaches.all())
     torch.testing.assert_close(drawn.log_policy, log_policy)
     expected = {
         Proposal.POLICY: log_policy,
@@ -43,10 +45,9 @@ def test_weights_average_to_what_they_must(hard, proposal):
     drawn = draw(problem, state)
     support = hard.base.enumerate()
     truth = (hard.base.log_prob(support).detach() + hard.log_potential(support)).exp().sum()
-    log_score = drawn.log_base + hard.log_potential(drawn.samples)
     for weights, mean in (
         ((drawn.log_policy - drawn.log_proposal).exp(), torch.ones(())),
-        ((log_score - drawn.log_proposal).exp(), truth),
+        (drawn.log_weights.exp(), truth),
     ):
         error = float(weights.std()) / len(weights) ** 0.5
         assert abs(float(weights.mean() - mean)) <= 4.5 * error + 1e-12
@@ -55,10 +56,11 @@ def test_weights_average_to_what_they_must(hard, proposal):
 def test_the_mixture_bounds_both_weights(hard):
     problem, state = moved(hard, proposal=Proposal.MIXTURE, learning_rate=0.5)
     drawn = draw(problem, state)
-    ratio = (drawn.log_policy - drawn.log_base).exp()
+    log_base = hard.base.log_prob(drawn.samples).detach()
+    ratio = (drawn.log_policy - log_base).exp()
     assert float(ratio.max() / ratio.min()) > 20
     assert float((drawn.log_policy - drawn.log_proposal).exp().max()) <= 2
-    assert float((drawn.log_base - drawn.log_proposal).exp().max()) <= 2
+    assert float((log_base - drawn.log_proposal).exp().max()) <= 2
 
 
 @pytest.mark.parametrize("each", [16, 5, 1])
@@ -97,3 +99,17 @@ def test_drawing_changes_nothing_and_is_a_function_of_seed_and_step(hard):
     assert torch.equal(first.samples.tokens, again.samples.tokens)
     state.step += 1
     assert not torch.equal(first.log_proposal, draw(problem, state).log_proposal)
+
+
+@pytest.mark.parametrize("proposal", list(Proposal))
+def test_only_what_teaches_is_scored(hard, proposal):
+    problem, state = moved(hard, proposal=proposal, baseline=Baseline.NONE)
+    drawn = draw(problem, state)
+    allowed = torch.isfinite(hard.log_potential(drawn.samples))
+    assert torch.equal(drawn.teaches, allowed)
+    assert 0 < int(allowed.sum()) < 64
+    fresh = state.policy.log_prob(drawn.samples).detach()
+    torch.testing.assert_close(drawn.log_policy[allowed], fresh[allowed])
+    assert bool(drawn.log_policy[~allowed].isnan().all())
+    assert bool(drawn.log_weights[~allowed].isneginf().all())
+    assert bool(drawn.log_weights[allowed].isfinite().all())

@@ -10,7 +10,7 @@ from attunement.core import Context, Samples
 from attunement.divergences import DIVERGENCES, jensen_shannon
 from attunement.objectives import Baseline
 from attunement.targets import Target
-from attunement.tuning import Proposal, TuningSettings, init, step
+from attunement.tuning import Proposal, TuningSettings, drawing, init, step
 from attunement.tuning.stepping import micro_batches
 
 SMALL = TuningSettings(batch_size=64, bank_size=256, learning_rate=0.05, averaging=0.0)
@@ -58,12 +58,55 @@ def test_the_split_into_micro_batches_changes_nothing(hard):
 
 
 def test_micro_batches_are_a_partition_by_length(base):
-    samples = base.sample(None, 50, generator=torch.Generator().manual_seed(2))
-    parts = list(micro_batches(samples, 8))
+    lengths = base.sample(None, 50, generator=torch.Generator().manual_seed(2)).lengths
+    chosen = torch.arange(3, 50, 2)
+    parts = list(micro_batches(lengths, chosen, 8))
     rows = torch.cat(parts)
-    assert sorted(rows.tolist()) == list(range(50))
+    assert sorted(rows.tolist()) == chosen.tolist()
     assert max(len(part) for part in parts) == 8
-    assert bool((samples.lengths[rows].diff() <= 0).all())
+    assert bool((lengths[rows].diff() <= 0).all())
+    assert not list(micro_batches(lengths, chosen[:0], 8))
+
+
+@pytest.mark.parametrize("proposal", list(Proposal))
+def test_leaving_out_what_teaches_nothing_changes_nothing(hard, proposal, monkeypatch):
+    settings = SMALL.model_copy(
+        update={"divergence": "forward_kl", "baseline": Baseline.NONE, "proposal": proposal}
+    )
+    weights = []
+    for everything in (False, True):
+        if everything:
+            monkeypatch.setattr(drawing, "has_signal", lambda *_: torch.ones(64, dtype=torch.bool))
+        problem, state = init(hard, None, settings)
+        infos = [step(problem, state) for _ in range(3)]
+        assert 0 < infos[0].satisfied < 1
+        weights.append(state.policy.module.logits.detach())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-9, atol=1e-12)
+
+
+def test_a_step_in_which_nothing_is_allowed_moves_nothing(base):
+    def rare(texts: list[str]) -> list[bool]:
+        return [text == rarest for text in texts]
+
+    support = base.enumerate()
+    rarest = support.texts[int(base.log_prob(support).argmin())]
+    problem, state = init(
+        Target(base).constrain(rare),
+        None,
+        SMALL.model_copy(
+            update={
+                "divergence": "forward_kl",
+                "baseline": Baseline.NONE,
+                "proposal": Proposal.BASE,
+                "bank_size": 20_000,
+                "batch_size": 1,
+            }
+        ),
+    )
+    before = state.policy.module.logits.detach().clone()
+    info = step(problem, state)
+    assert info.satisfied == 0
+    assert torch.equal(state.policy.module.logits, before)
 
 
 def test_a_seed_gives_the_same_run_again(hard):

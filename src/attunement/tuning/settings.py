@@ -33,9 +33,9 @@ class TuningSettings(OptimizerSettings):
     Attributes:
         divergence: A row of the table, e.g. `forward_kl` or `alpha:0.5`.
         baseline: What is subtracted from the pseudo-reward.
-        proposal: `policy` draws from the policy itself; `base` from the base; `mixture` half from
-            each, weighed by their mean; `kl_adaptive` from a copy of the policy that is renewed
-            when KL(p‖π) is below KL(p‖q) by the interval of their paired difference.
+        proposal: `policy` draws from the policy itself; `base` from the base; `mixture` from one
+            or the other by the toss of a coin; `kl_adaptive` from a copy of the policy that is
+            renewed when KL(p‖π) is below KL(p‖q) by the interval of their paired difference.
         batch_size: Samples in a step.
         samples_per_context: Samples of each context in a step, for a conditional model.
         micro_batch_size: Samples in one forward and backward pass.

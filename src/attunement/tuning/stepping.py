@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from attunement import training
-from attunement.core import Samples
 from attunement.objectives import policy_gradient_signal, surrogate
 from attunement.tuning.drawing import draw
 from attunement.tuning.problem import Problem, TuningState
@@ -51,35 +50,34 @@ class StepInfo:
 def step(problem: Problem, state: TuningState) -> StepInfo:
     """One step; changes the state in place."""
     started = time.perf_counter()
-    settings, target = problem.settings, problem.target
+    settings = problem.settings
     drawn = draw(problem, state)
-    samples, context = drawn.samples, drawn.context
-    log_score = drawn.log_base + target.log_potential(samples)
-    log_weights = log_score - drawn.log_proposal
+    samples, context, log_weights = drawn.samples, drawn.context, drawn.log_weights
     log_partition, in_batch = state.pool.log_partition_of(context, log_weights)
-    signal = policy_gradient_signal(
+    teaching = drawn.teaches.nonzero()[:, 0]
+    signal = torch.zeros(len(samples), dtype=torch.float64)
+    signal[teaching] = policy_gradient_signal(
         problem.divergence,
         settings.baseline,
-        log_policy=drawn.log_policy,
-        log_score=log_score,
-        log_partition=log_partition,
-        log_proposal=drawn.log_proposal,
-        context=context,
+        log_policy=drawn.log_policy[teaching],
+        log_score=drawn.log_score[teaching],
+        log_partition=log_partition[teaching],
+        log_proposal=drawn.log_proposal[teaching],
+        context=context[teaching],
     )
 
     def loss_of(rows: Tensor) -> Tensor:
         return surrogate(signal[rows], state.policy.log_prob(samples[rows]), len(samples))
 
-    info = training.update(
-        state.training, micro_batches(samples, settings.micro_batch_size), loss_of, settings
-    )
+    parts = micro_batches(samples.lengths, teaching, settings.micro_batch_size)
+    info = training.update(state.training, parts, loss_of, settings)
     state.pool.add(context, log_weights)
     state.step += 1
     return StepInfo(
         step=state.step,
         samples=len(samples),
         tokens=int(samples.mask.sum()),
-        satisfied=float(torch.isfinite(log_score).double().mean()),
+        satisfied=float(torch.isfinite(drawn.log_score).double().mean()),
         signal_variance=float(signal.var()) if len(signal) > 1 else 0.0,
         in_batch_partition=in_batch,
         empty_contexts=int(context[torch.isneginf(log_partition)].unique().numel()),
@@ -88,6 +86,13 @@ def step(problem: Problem, state: TuningState) -> StepInfo:
     )
 
 
-def micro_batches(samples: Samples, size: int) -> Iterator[Tensor]:
-    """Index tensors of at most `size` samples of like length, so that little is padding."""
-    yield from samples.lengths.argsort(descending=True, stable=True).split(size)
+def micro_batches(lengths: Tensor, rows: Tensor, size: int) -> Iterator[Tensor]:
+    """Parts of at most `size` of the rows, of like length each, so that little is padding.
+
+    Args:
+        lengths: [N] tokens of every sample of the step.
+        rows: [M] int64, the samples to be split.
+        size: The largest number in a part.
+    """
+    if len(rows) > 0:
+        yield from rows[lengths[rows].argsort(descending=True, stable=True)].split(size)
