@@ -21,9 +21,15 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 # The main job: tune the embedded model towards "its programs compile", measure, write the page.
+# First the likelihood of exact samples of the target, which is the cheapest way near to it; then
+# a divergence that puts a price on what doesn't compile.
+TOWARDS := --base tiny-python --constrain compiles
 demo: setup
-	rm -rf runs/demo
-	$(BIN)/attune tune --base tiny-python --constrain compiles --output-dir runs/demo
+	rm -rf runs/demo runs/demo-start
+	$(BIN)/attune tune $(TOWARDS) --divergence forward_kl --proposal base --baseline none \
+		--batch-size 1024 --max-steps 32 --measure-size 512 --output-dir runs/demo-start
+	$(BIN)/attune tune $(TOWARDS) --policy runs/demo-start --divergence alpha:0.5 --keep last \
+		--learning-rate 2.5e-5 --batch-size 512 --max-steps 24 --output-dir runs/demo
 
 test: check
 	$(BIN)/python -m pytest -q -n 2

@@ -15,7 +15,7 @@ from attunement.recipes import ModelSettings, TargetSettings, TuneRecipe
 from attunement.runs import METRICS, SAMPLES, Run
 from attunement.scorers import parse_scorer
 from attunement.targets import Target
-from attunement.tuning import TuningSettings
+from attunement.tuning import TuningSettings, evaluate, init
 
 SETTINGS = TuningSettings(
     max_steps=4, batch_size=16, bank_size=64, evaluation_size=16, evaluate_every=2, save_every=2
@@ -79,6 +79,57 @@ def test_logs_are_strict_json(finished):
         text = (finished.folder / name).read_text(encoding="utf-8")
         for line in text.splitlines() if name.endswith("l") else [text]:
             assert json.loads(line, parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def further(finished, tmp_path_factory) -> Run:
+    recipe = RECIPE.model_copy(update={"policy": str(finished.folder)})
+    return jobs.tune(recipe, tmp_path_factory.mktemp("runs") / "further")
+
+
+def test_a_run_can_start_from_another_ones_policy(finished, further):
+    start = jobs.open_policy(finished)
+    target = jobs.open_target(further)[1]
+    problem, state = init(target, None, SETTINGS, policy=start)
+    expected = evaluate(problem, state).estimates
+    first = next(further.rows(METRICS))["estimates"]
+    assert first["forward_kl"] == expected["forward_kl"].to_json()
+    assert first["kl_policy_base"]["value"] > 0
+    assert runs.read_json(further.folder / runs.RECIPE)["policy"] == str(finished.folder)
+    card = (further.policy_folder / "README.md").read_text(encoding="utf-8")
+    assert str(finished.folder) in card
+    before = jobs.read_measurement(further, "before")
+    assert before.divergences["kl_policy_base"].value < 0.01
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_killed_run_that_started_elsewhere_goes_on(finished, further, tmp_path, step):
+    recipe = RECIPE.model_copy(update={"policy": str(finished.policy_folder)})
+    with pytest.raises(KilledError):
+        jobs.tune(recipe, tmp_path / "killed", callbacks=killer(step))
+    run = jobs.resume(tmp_path / "killed")
+    assert all(torch.equal(t, weights(further)[name]) for name, t in weights(run).items())
+
+
+@pytest.mark.parametrize("start", ["unfinished", "nowhere"])
+def test_a_start_that_is_not_there_is_told_at_once(finished, tmp_path, start):
+    shutil.copytree(finished.folder, tmp_path / "unfinished")
+    shutil.rmtree(tmp_path / "unfinished/policy")
+    recipe = RECIPE.model_copy(update={"policy": str(tmp_path / start)})
+    with pytest.raises(AttunementError, match=start):
+        jobs.tune(recipe, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_start_with_other_tokens_is_refused(finished, tmp_path):
+    other = shutil.copytree(finished.policy_folder, tmp_path / "other")
+    content = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    words = content["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    (other / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    recipe = RECIPE.model_copy(update={"policy": str(other)})
+    with pytest.raises(AttunementError, match="another tokenizer"):
+        jobs.tune(recipe, tmp_path / "new")
 
 
 def test_the_policy_loads_with_transformers(finished):

@@ -21,7 +21,7 @@ from attunement import runs
 from attunement.core import AttunementError, Context, Distribution, Samples, Scorer, Scores
 from attunement.distributions.causal import Causal
 from attunement.measuring import Measurement, measure
-from attunement.recipes import TuneRecipe
+from attunement.recipes import ModelSettings, TuneRecipe
 from attunement.runs import METRICS, SAMPLES, Run, generator_for
 from attunement.sampling import quasi_rejection, rejection
 from attunement.scorers import FileScorer, as_scorer, parse_scorer
@@ -66,7 +66,7 @@ def tune(
     contexts: Sequence[Context] | None = None,
     callbacks: Callbacks = SILENT,
 ) -> Run:
-    """Run a tuning job in a new folder, from base to delivered policy and final measurement.
+    """Run a tuning job in a new folder, from start to delivered policy and final measurement.
 
     Args:
         recipe: What is asked.
@@ -80,6 +80,8 @@ def tune(
     Run.require_vacant(folder)
     callbacks.on_stage("loading the base")
     base = recipe.model.load()
+    recipe = recipe.model_copy(update={"model": recipe.model.resolved(base)})
+    policy = _starting_policy(recipe, base)
     target = recipe.target.build(base)
     if recipe.target.match:
         callbacks.on_stage("fitting λ")
@@ -87,10 +89,9 @@ def tune(
         contexts, n=recipe.fit_size, generator=generator_for(recipe.settings.seed, _FIT)
     )
     callbacks.on_stage("drawing the bank")
-    problem, state = init(target, contexts, recipe.settings)
+    problem, state = init(target, contexts, recipe.settings, policy=policy)
     resolved = recipe.model_copy(
         update={
-            "model": recipe.model.resolved(base),
             "lambdas": target.lambdas_,
             "moments": {name: e.to_json() for name, e in target.moments_.items()},
             "scorer_files": _file_hashes(target),
@@ -114,7 +115,8 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
         return run
     callbacks.on_stage("loading the base")
     recipe, target, contexts = open_target(run)
-    problem, state = init(target, contexts, recipe.settings)
+    policy = _starting_policy(recipe, cast(Causal, target.base))
+    problem, state = init(target, contexts, recipe.settings, policy=policy)
     found = run.checkpoints()
     checkpoint = found[-1] if found else None
     counters = run.rewind(checkpoint)
@@ -122,6 +124,22 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
         load_state(problem, state, checkpoint, counters)
         callbacks.on_stage(f"going on from step {state.step}")
     return _go_on(run, problem, state, callbacks)
+
+
+def _starting_policy(recipe: TuneRecipe, base: Causal) -> Causal | None:
+    """The model that a run starts from, or None where that is its base."""
+    if recipe.policy is None:
+        return None
+    if is_run(recipe.policy):
+        policy = open_policy(Run.open(recipe.policy), recipe.model)
+    else:
+        policy = recipe.model.load(recipe.policy)
+    if policy.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+        raise AttunementError(
+            f"{recipe.policy} has another tokenizer than {recipe.model.base}: start from a model "
+            "whose tokens are those of the base"
+        )
+    return policy
 
 
 def read_recipe(run: Run) -> TuneRecipe:
@@ -157,15 +175,19 @@ def contexts_of(run: Run) -> tuple[Context, ...] | None:
     return None if read_recipe(run).prompts is None else run.load_contexts()
 
 
-def open_policy(run: Run) -> Causal:
+def open_policy(run: Run, model: ModelSettings | None = None) -> Causal:
     """The policy that a run delivers.
+
+    Args:
+        run: The run.
+        model: The sample space that it shall have; the run's own where None.
 
     Raises:
         AttunementError: The run hasn't delivered one yet.
     """
     if not run.policy_folder.is_dir():
         raise AttunementError(f"{run.folder} has no policy yet: finish it with --resume")
-    return read_recipe(run).model.load(run.policy_folder)
+    return (model or read_recipe(run).model).load(run.policy_folder)
 
 
 def is_run(name: str | Path) -> bool:
@@ -354,6 +376,7 @@ def _deliver(
         for name, estimate in after.policy.items()
     )
     settings = recipe.settings
+    start = "" if recipe.policy is None else f", starting from `{recipe.policy}`"
     (folder / "README.md").write_text(
         f"""---
 library_name: transformers
@@ -366,7 +389,7 @@ The target is the base times
 {factors}
 
 Tuned with `{settings.divergence}` for {settings.max_steps} steps of {settings.batch_size}
-samples, completions cut at {policy.outcomes.max_new_tokens} tokens. Distances in nats from
+samples{start}, completions cut at {policy.outcomes.max_new_tokens} tokens. Distances in nats from
 {after.n} fresh samples, with 95 % intervals:
 
 | | base | this model |

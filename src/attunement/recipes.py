@@ -140,6 +140,7 @@ class TuneRecipe(BaseModel):
         model: Base and sample space.
         target: What is wanted.
         settings: How it is approached.
+        policy: Where the policy starts: a run, a folder or a hub id; the base where None.
         prompts: File of the contexts inside the run, or None for the empty context.
         fit_size: Base samples for each context on which λ is solved.
         measure_size: Samples of the final measurement.
@@ -156,6 +157,7 @@ class TuneRecipe(BaseModel):
     model: ModelSettings
     target: TargetSettings
     settings: TuningSettings = TuningSettings()
+    policy: str | None = None
     prompts: str | None = None
     fit_size: int = Field(default=8192, ge=2)
     measure_size: int = Field(default=4096, ge=8)

@@ -68,6 +68,7 @@ def strange(a, b, c):
         (["--constrain", "compiles", "--prompts", "empty.jsonl"], 2, "empty"),
         (["--constrain", "compiles", "--prompt", "x = 1\n" * 400], 1, "context"),
         (["--constrain", "compiles", "--base", "nobody/nothing"], 1, "tiny-python"),
+        (["--constrain", "compiles", "--policy", "nobody/nothing"], 1, "nobody/nothing"),
         (["--tilt", "length=1"], 2, "--beta"),
         (["--tilt", "length=1", "--beta", "0"], 2, "--beta"),
         (["--constrain", "compiles", "--floor", "1"], 2, "--floor"),

@@ -29,7 +29,7 @@ def reading_of(factors, means, log_z):
         log_ratios=torch.empty(0),
         warnings=(),
     )
-    recipe = Recipe("m", 8, (), None, False, tuple(factors), {}, {}, "")
+    recipe = Recipe("m", None, 8, (), None, False, tuple(factors), {}, {}, "")
     return Reading("r", recipe, (), (), (), Outcome(empty, empty, (), None))
 
 

@@ -75,11 +75,15 @@ def test_prompts_make_the_formula_conditional(write_run, edit):
     assert terms(read_run(run))[0].formula == "log a(x | c)"
 
 
-def test_the_verdict_states_rate_limit_and_distance(write_run):
-    text = verdict(read_run(write_run()))
+def test_the_verdict_states_rate_limit_and_distance(write_run, edit):
+    run = write_run()
+    text = verdict(read_run(run))
     assert "compiles is 0.930 [0.910, 0.950]" in text
     assert "max_new_tokens 64" in text
-    assert "KL(p‖π), is 0.210 [0.186, 0.234] nats; it was 0.860" in text
+    assert "KL(p‖π), is 0.210 [0.186, 0.234] nats after 40 steps" in text
+    assert "for the base it is 0.860" in text
+    edit(run.folder / "recipe.json", lambda content: content.update(policy="runs/start"))
+    assert "40 steps of training from runs/start" in verdict(read_run(run))
 
 
 def test_a_moment_that_was_missed_is_a_warning(write_run):

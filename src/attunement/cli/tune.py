@@ -45,6 +45,9 @@ def tune(
     context: typer.Context,
     output_dir: Annotated[Path, typer.Option(help="A new folder for the run.")],
     base: Annotated[str, typer.Option(help="A hub id, a folder, or tiny-python.")] = "tiny-python",
+    policy: Annotated[
+        str | None, typer.Option(help="Where to start: a run, a folder or a hub id [the base].")
+    ] = None,
     constrain: Constrain = None,
     floor: Floor = None,
     match: Match = None,
@@ -120,7 +123,7 @@ def tune(
             else:
                 model = model_settings(base, max_new_tokens, stop, stop_preset, dtype, device)
                 target = target_settings(constrain, floor, match, tilt, beta)
-                asked = _recipe(context, model=model, target=target)
+                asked = _recipe(context, model=model, target=target, policy=policy)
                 contexts = read_prompts(prompt, prompts)
             asked.check()
         run = _start(asked, output_dir, contexts)

@@ -74,6 +74,7 @@ class Recipe:
 
     Attributes:
         base: The base model.
+        start: What the policy started from, or None for the base.
         max_new_tokens: Where completions are cut; None where the recipe leaves it to the model.
         stop: Texts that end a completion.
         stop_preset: The name of a stop function, or None.
@@ -85,6 +86,7 @@ class Recipe:
     """
 
     base: str
+    start: str | None
     max_new_tokens: int | None
     stop: tuple[str, ...]
     stop_preset: str | None

@@ -178,6 +178,7 @@ def _page(readings: Sequence[Reading]) -> Page:
 def _chapter(reading: Reading, swatch: Swatch) -> Chapter:
     rows = {
         "base": reading.recipe.base,
+        "start of the policy": reading.recipe.start or "the base",
         "max_new_tokens": reading.recipe.max_new_tokens,
         "stop": " ".join(map(repr, reading.recipe.stop)) or "the end token",
         "stop_preset": reading.recipe.stop_preset or "none",

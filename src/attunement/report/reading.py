@@ -135,8 +135,10 @@ def _checked(parse: Callable[[], Item], where: str) -> Item:
 def _recipe(content: Row) -> Recipe:
     model, target = _mapping(content["model"]), _mapping(content["target"])
     tokens, preset = model["max_new_tokens"], model["stop_preset"]
+    start = content.get("policy")
     return Recipe(
         base=str(model["base"]),
+        start=None if start is None else str(start),
         max_new_tokens=None if tokens is None else int(_number(tokens)),
         stop=tuple(str(text) for text in _list(model["stop"])),
         stop_preset=None if preset is None else str(preset),

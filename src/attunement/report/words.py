@@ -158,9 +158,11 @@ def verdict(reading: Reading) -> str:
     distance = after.divergences.get("forward_kl")
     first = reading.outcome.before.divergences.get("forward_kl")
     if distance is not None and first is not None:
+        start = reading.recipe.start
         sentences.append(
-            f"The distance left, KL(p‖π), is {with_interval(distance)} nats; it was "
-            f"{number(first.value)} for the base, after {reading.last_step} steps of training."
+            f"The distance left, KL(p‖π), is {with_interval(distance)} nats after "
+            f"{reading.last_step} steps of training{f' from {start}' if start else ''}; for the "
+            f"base it is {number(first.value)}."
         )
     return " ".join(sentences)
 
