@@ -27,9 +27,9 @@ TOWARDS := --base tiny-python --constrain compiles
 demo: setup
 	rm -rf runs/demo runs/demo-start
 	$(BIN)/attune tune $(TOWARDS) --divergence forward_kl --proposal base --baseline none \
-		--batch-size 1024 --max-steps 32 --measure-size 512 --output-dir runs/demo-start
+		--batch-size 1024 --max-steps 50 --measure-size 512 --output-dir runs/demo-start
 	$(BIN)/attune tune $(TOWARDS) --policy runs/demo-start --divergence alpha:0.5 --keep last \
-		--learning-rate 2.5e-5 --batch-size 512 --max-steps 24 --output-dir runs/demo
+		--learning-rate 1.75e-5 --batch-size 512 --max-steps 24 --seed 1 --output-dir runs/demo
 
 test: check
 	$(BIN)/python -m pytest -q -n 2
