@@ -44,10 +44,10 @@ class Drawn:
     Attributes:
         samples: N samples.
         context: [N] int64, for each sample the number of its context in the problem.
-        teaches: [N] bool, whether a sample can have a signal; π and q are only known if so.
+        teaches: [N] bool, whether a sample can have a signal.
         log_score: log P; minus infinity where the target forbids the sample.
         log_policy: log π, NaN where the sample doesn't teach.
-        log_proposal: log q, NaN where the sample doesn't teach.
+        log_proposal: log q; of the mixture NaN where the sample doesn't teach.
     """
 
     samples: Samples
