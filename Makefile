@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # The main job: tune the embedded model towards "its programs compile", measure, write the page.
 # First the likelihood of exact samples of the target, which is the cheapest way near to it; then
-# a divergence that puts a price on what doesn't compile.
+# a divergence that puts a higher price on what doesn't compile.
 TOWARDS := --base tiny-python --constrain compiles
 demo: setup
 	rm -rf runs/demo runs/demo-start

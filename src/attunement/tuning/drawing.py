@@ -9,9 +9,9 @@ and by 2/Z. A coin is tossed for every sample, so that the samples of a context 
 draws of q, as the leave-one-out baseline needs them. Whichever q is, a sample costs one forward
 pass, of the base or of the policy, beside that of the gradient; `kl_adaptive` alone needs both.
 
-A sample that can teach nothing costs no pass of the policy at all: with a divergence that puts no
-price on mass outside the target and no baseline, as in the first papers (arXiv 2106.04985), that
-is every sample that the target forbids. Forward KL from the base is then maximum likelihood on
+A sample that can teach nothing costs no pass of the policy at all: with forward KL, whose f'(∞) is
+0, and no baseline, as in the first papers (arXiv 2106.04985), that is every sample that the target
+forbids. Forward KL from the base is then maximum likelihood on
 exact samples of a hard constraint's target, and most of the work is drawing.
 """
 
