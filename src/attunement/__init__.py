@@ -20,6 +20,12 @@ if TYPE_CHECKING:
         Stop,
         Trainable,
     )
+    from attunement.distributions.adapters import (
+        AdapterSettings,
+        load_adapter,
+        merge_adapter,
+        with_adapter,
+    )
     from attunement.distributions.causal import Causal
     from attunement.distributions.tabular import Tabular
     from attunement.divergences import DIVERGENCES, Divergence, alpha, parse_divergence
@@ -52,6 +58,10 @@ _ROOMS = {
     # Models.
     "Causal": "distributions.causal",
     "Tabular": "distributions.tabular",
+    "AdapterSettings": "distributions.adapters",
+    "with_adapter": "distributions.adapters",
+    "load_adapter": "distributions.adapters",
+    "merge_adapter": "distributions.adapters",
     # What is wanted.
     "as_scorer": "scorers",
     "parse_scorer": "scorers",

@@ -19,6 +19,7 @@ import torch
 
 from attunement import runs
 from attunement.core import AttunementError, Context, Distribution, Samples, Scorer, Scores
+from attunement.distributions.adapters import adapter_base, with_adapter
 from attunement.distributions.causal import Causal
 from attunement.measuring import Measurement, measure
 from attunement.recipes import ModelSettings, TuneRecipe
@@ -38,7 +39,7 @@ from attunement.tuning import (
     save_state,
 )
 
-_FIT, _MEASURE_BASE, _MEASURE_POLICY, _SHOW = range(100, 104)
+_FIT, _MEASURE_BASE, _MEASURE_POLICY, _SHOW, _ADAPTER = range(100, 105)
 _SHOWN, _SHOWN_DURING = 40, 8
 
 
@@ -127,13 +128,16 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
 
 
 def _starting_policy(recipe: TuneRecipe, base: Causal) -> Causal | None:
-    """The model that a run starts from, or None where that is its base."""
+    """The model that a run starts from, or None where that is a copy of its base."""
+    if recipe.adapter is not None:
+        generator = generator_for(recipe.settings.seed, _ADAPTER)
+        return with_adapter(base, recipe.adapter, generator=generator)
     if recipe.policy is None:
         return None
     if is_run(recipe.policy):
-        policy = open_policy(Run.open(recipe.policy), recipe.model)
+        policy = open_policy(Run.open(recipe.policy), recipe.model, base=base)
     else:
-        policy = recipe.model.load(recipe.policy)
+        policy = recipe.model.load(recipe.policy, base=base)
     if policy.tokenizer.get_vocab() != base.tokenizer.get_vocab():
         raise AttunementError(
             f"{recipe.policy} has another tokenizer than {recipe.model.base}: start from a model "
@@ -175,19 +179,22 @@ def contexts_of(run: Run) -> tuple[Context, ...] | None:
     return None if read_recipe(run).prompts is None else run.load_contexts()
 
 
-def open_policy(run: Run, model: ModelSettings | None = None) -> Causal:
+def open_policy(
+    run: Run, model: ModelSettings | None = None, *, base: Causal | None = None
+) -> Causal:
     """The policy that a run delivers.
 
     Args:
         run: The run.
         model: The sample space that it shall have; the run's own where None.
+        base: A model at hand, whose weights an adapter that was made for it shares.
 
     Raises:
         AttunementError: The run hasn't delivered one yet.
     """
     if not run.policy_folder.is_dir():
         raise AttunementError(f"{run.folder} has no policy yet: finish it with --resume")
-    return (model or read_recipe(run).model).load(run.policy_folder)
+    return (model or read_recipe(run).model).load(run.policy_folder, base=base)
 
 
 def is_run(name: str | Path) -> bool:
@@ -231,7 +238,7 @@ def draw_from(
 def measure_run(run: Run, n: int, seed: int) -> Measurement:
     """Measure a run's policy against its target on fresh samples."""
     _, target, contexts = open_target(run)
-    policy = open_policy(run)
+    policy = open_policy(run, base=cast(Causal, target.base))
     return measure(target, policy, contexts, n=n, generator=generator_for(seed, _MEASURE_POLICY))
 
 
@@ -264,7 +271,7 @@ def _finish(run: Run, problem: Problem, callbacks: Callbacks) -> None:
     """Measure base and delivered policy on fresh samples; the measurement's file ends the run."""
     recipe = read_recipe(run)
     target, contexts, seed = problem.target, problem.contexts, recipe.settings.seed
-    policy = recipe.model.load(run.policy_folder)
+    policy = recipe.model.load(run.policy_folder, base=cast(Causal, target.base))
     size = recipe.measure_size
     before = measure(
         target, target.base, contexts, n=size, generator=generator_for(seed, _MEASURE_BASE)
@@ -377,9 +384,12 @@ def _deliver(
     )
     settings = recipe.settings
     start = "" if recipe.policy is None else f", starting from `{recipe.policy}`"
+    below = adapter_base(folder)
+    library = "transformers" if below is None else f"peft\nbase_model: {below}"
+    form = "" if below is None else f"\n\nThis is a LoRA adapter, to be loaded over `{below}`."
     (folder / "README.md").write_text(
         f"""---
-library_name: transformers
+library_name: {library}
 tags: [attunement, {settings.divergence}]
 ---
 # {recipe.model.base}, tuned towards a target
@@ -397,7 +407,7 @@ samples{start}, completions cut at {policy.outcomes.max_new_tokens} tokens. Dist
 {rates}
 {rows}
 
-Run again: `{recipe.command}`
+Run again: `{recipe.command}`{form}
 """,
         encoding="utf-8",
     )

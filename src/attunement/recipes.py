@@ -15,6 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from attunement import runs
 from attunement.core import AttunementError, Scorer, Stop
+from attunement.distributions.adapters import (
+    AdapterSettings,
+    adapter_base,
+    is_base,
+    load_adapter,
+)
 from attunement.distributions.causal import Causal
 from attunement.distributions.stopping import STOPS
 from attunement.divergences import parse_divergence
@@ -51,15 +57,24 @@ class ModelSettings(BaseModel):
             raise AttunementError(f"there is no stop preset {name!r}; there is {', '.join(STOPS)}")
         return name
 
-    def load(self, model: str | Path | None = None) -> Causal:
+    def load(self, model: str | Path | None = None, *, base: Causal | None = None) -> Causal:
         """The base, or another model on the same outcomes.
+
+        Args:
+            model: What to load; the base where None.
+            base: A model at hand, whose weights an adapter that was made for it shares.
 
         Raises:
             AttunementError: There is no such model.
         """
+        source = self.base if model is None else model
+        below = adapter_base(source)
+        if below is not None:
+            over = base if base is not None and is_base(base, below) else self.load(below)
+            return load_adapter(over, source)
         function = None if self.stop_preset is None else STOPS[self.stop_preset]
         return Causal.load(
-            self.base if model is None else model,
+            source,
             max_new_tokens=self.max_new_tokens,
             stop=Stop(strings=self.stop, function=function),
             dtype=getattr(torch, self.dtype),
@@ -141,6 +156,7 @@ class TuneRecipe(BaseModel):
         target: What is wanted.
         settings: How it is approached.
         policy: Where the policy starts: a run, a folder or a hub id; the base where None.
+        adapter: The adapter that is trained over the base; all of the policy's weights where None.
         prompts: File of the contexts inside the run, or None for the empty context.
         fit_size: Base samples for each context on which λ is solved.
         measure_size: Samples of the final measurement.
@@ -158,6 +174,7 @@ class TuneRecipe(BaseModel):
     target: TargetSettings
     settings: TuningSettings = TuningSettings()
     policy: str | None = None
+    adapter: AdapterSettings | None = None
     prompts: str | None = None
     fit_size: int = Field(default=8192, ge=2)
     measure_size: int = Field(default=4096, ge=8)
@@ -181,6 +198,11 @@ class TuneRecipe(BaseModel):
                 "e.g. --constrain compiles"
             )
         target.check()
+        if self.policy is not None and self.adapter is not None:
+            raise AttunementError(
+                "a new adapter starts from the base: leave out --policy or --lora-rank; a policy "
+                "that is an adapter already is trained on as it is"
+            )
         hard = bool(target.constrain) and target.floor is None
         require_finite(parse_divergence(self.settings.divergence), hard)
 

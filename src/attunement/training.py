@@ -4,6 +4,9 @@
 gradients of micro-batches, clips, takes one AdamW step at the scheduled learning rate and moves
 the averaged weights. The gradient is the same for any split into micro-batches, because losses
 are sums over a micro-batch divided by the size of the whole step.
+
+What is trained, averaged and saved are a network's parameters that require a gradient; frozen ones,
+such as those under an adapter, are never touched and stand in no checkpoint.
 """
 
 from __future__ import annotations
@@ -61,7 +64,7 @@ class TrainingState:
     Attributes:
         module: The network that is trained.
         average: A network of the same shape that holds the averaged weights.
-        optimizer: AdamW over the module's parameters.
+        optimizer: AdamW over the module's trainable parameters.
         updates: How many updates were made.
     """
 
@@ -88,6 +91,11 @@ class UpdateInfo:
     learning_rate: float
 
 
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require a gradient, by name; tied ones stand once."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
 def start_training(
     module: nn.Module, average: nn.Module, settings: OptimizerSettings
 ) -> TrainingState:
@@ -97,16 +105,24 @@ def start_training(
         module: The network to train.
         average: An independent copy of it, for the averaged weights.
         settings: How it moves.
+
+    Raises:
+        AttunementError: Every parameter is frozen.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    parameters = trainable(module)
+    if not parameters:
+        raise AttunementError(
+            "every parameter of the policy is frozen, so there is nothing to train: start from a "
+            "model with parameters that require a gradient"
+        )
     optimizer = torch.optim.AdamW(
-        parameters,
+        parameters.values(),
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
         weight_decay=settings.weight_decay,
     )
-    return TrainingState(module, average.requires_grad_(False), optimizer)
+    return TrainingState(module, average, optimizer)
 
 
 def scheduled_learning_rate(settings: OptimizerSettings, update: int) -> float:
@@ -161,10 +177,9 @@ def update(
 def _move_average(state: TrainingState, decay: float) -> None:
     # Early on the average forgets faster, so that it isn't dominated by where it started.
     decay = min(decay, state.updates / (state.updates + 10))
-    for averaged, current in zip(
-        state.average.parameters(), state.module.parameters(), strict=True
-    ):
-        averaged.lerp_(current, 1 - decay)
+    averages, parameters = trainable(state.average), trainable(state.module)
+    for name, parameter in parameters.items():
+        averages[name].lerp_(parameter, 1 - decay)
 
 
 def save_training(state: TrainingState, folder: Path) -> dict[str, int]:
@@ -208,8 +223,8 @@ def _optimizer_entries(optimizer: torch.optim.AdamW, path: Path) -> dict[int, di
 
 
 def save_parameters(module: nn.Module, path: Path) -> None:
-    """Write a module's parameters by name; tied ones stand once."""
-    save_file({name: p.detach().contiguous() for name, p in module.named_parameters()}, path)
+    """Write a module's trainable parameters by name."""
+    save_file({name: p.detach().contiguous() for name, p in trainable(module).items()}, path)
 
 
 @torch.no_grad()
@@ -220,7 +235,7 @@ def load_parameters(module: nn.Module, path: Path) -> None:
         AttunementError: The file is missing, corrupt or of another model.
     """
     tensors = load_tensors(path)
-    own = dict(module.named_parameters())
+    own = trainable(module)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if {name: tuple(p.shape) for name, p in own.items()} != shapes:
         raise AttunementError(f"{path} holds the weights of another model")

@@ -16,9 +16,13 @@ def test_a_recipe_runs_again(attune, run, tmp_path):
     assert all((first[name] == second[name]).all() for name in first)
 
 
-def test_kill_9_and_resume_give_the_same_weights(attune, start, job, tmp_path):
+@pytest.mark.parametrize(
+    ("form", "delivered"),
+    [([], "model.safetensors"), (["--lora-rank=2"], "adapter_model.safetensors")],
+)
+def test_kill_9_and_resume_give_the_same_weights(attune, start, job, tmp_path, form, delivered):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    arguments = [*job, "--max-steps=8", "--output-dir"]
+    arguments = [*job, *form, "--max-steps=8", "--output-dir"]
     assert attune("tune", *arguments, str(whole)).returncode == 0
     process = start("tune", *arguments, str(killed))
     while not (killed / "checkpoints/step-2/counters.json").exists():
@@ -29,7 +33,7 @@ def test_kill_9_and_resume_give_the_same_weights(attune, start, job, tmp_path):
     assert not (killed / "measurement.json").exists()
     done = attune("tune", "--resume", "--output-dir", str(killed))
     assert done.returncode == 0, done.stderr
-    for name in ("checkpoints/step-8/policy.safetensors", "policy/model.safetensors"):
+    for name in ("checkpoints/step-8/policy.safetensors", f"policy/{delivered}"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes()
 
 
@@ -69,6 +73,14 @@ def strange(a, b, c):
         (["--constrain", "compiles", "--prompt", "x = 1\n" * 400], 1, "context"),
         (["--constrain", "compiles", "--base", "nobody/nothing"], 1, "tiny-python"),
         (["--constrain", "compiles", "--policy", "nobody/nothing"], 1, "nobody/nothing"),
+        (["--constrain", "compiles", "--lora-rank", "0"], 2, "--lora-rank"),
+        (["--constrain", "compiles", "--lora-alpha", "8"], 2, "no use without --lora-rank"),
+        (["--constrain", "compiles", "--lora-rank", "2", "--policy", "x"], 2, "leave out --policy"),
+        (
+            ["--constrain", "compiles", "--lora-rank", "2", "--lora-target-modules", "q_proj"],
+            1,
+            "c_attn, c_fc, c_proj",
+        ),
         (["--tilt", "length=1"], 2, "--beta"),
         (["--tilt", "length=1", "--beta", "0"], 2, "--beta"),
         (["--constrain", "compiles", "--floor", "1"], 2, "--floor"),

@@ -76,7 +76,7 @@ def measure(
         generator = generator_for(seed)
         loaded = settings.load()
         built = wanted.build(loaded).fit(contexts, generator=generator)
-        policy = loaded if base is None else settings.resolved(loaded).load(model)
+        policy = loaded if base is None else settings.resolved(loaded).load(model, base=loaded)
         measured = measure_policy(built, policy, contexts, n=n, generator=generator)
     if as_json:
         print_json(measured.to_json(model))
