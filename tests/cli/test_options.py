@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from attunement.cli.options import (
     as_option,
+    begin,
     model_settings,
     read_prompts,
-    begin,
     target_settings,
 )
 
