@@ -234,7 +234,7 @@ EACH = RECIPE.model_copy(
 
 @pytest.fixture(scope="module")
 def held(tmp_path_factory) -> Run:
-    contexts = (Context("def f("), Context("def g(a", {"row": 1}))
+    contexts = (Context("def f("), Context("def get(", {"row": 1}))
     return jobs.tune(EACH, tmp_path_factory.mktemp("runs") / "held", contexts)
 
 
@@ -267,7 +267,7 @@ def test_contexts_that_were_edited_are_found(held, tmp_path):
     path = run.folder / runs.CONTEXTS
     lines = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join([lines[0], lines[1].replace("1", "2")]), encoding="utf-8")
-    with pytest.raises(AttunementError, match=r"context 1 \('def g\(a'\) isn't the one that λ"):
+    with pytest.raises(AttunementError, match=r"context 1 \('def get\('\) isn't the one that λ"):
         jobs.open_target(run)
     path.write_text(lines[0], encoding="utf-8")
     with pytest.raises(AttunementError, match="fitted on 2 contexts and there are 1"):
