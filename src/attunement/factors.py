@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -252,6 +252,14 @@ Factor: TypeAlias = Constraint | Moment | MomentEach | Tilt
 def is_hard(factor: Factor) -> bool:
     """Whether a factor forbids outcomes altogether."""
     return isinstance(factor, Constraint) and factor.floor is None
+
+
+def floored(factors: Sequence[Factor], floor: float | None) -> tuple[Factor, ...]:
+    """The same factors with a floor for every hard constraint."""
+    return tuple(
+        replace(f, floor=floor) if isinstance(f, Constraint) and f.floor is None else f
+        for f in factors
+    )
 
 
 def log_potential(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -47,10 +47,14 @@ from attunement.factors import (
     Moment,
     MomentEach,
     Tilt,
+    floored,
     is_hard,
     log_potential,
 )
 from attunement.scorers import as_scorer, evaluate
+
+if TYPE_CHECKING:
+    from attunement.rewards import TargetReward
 
 Feature: TypeAlias = str | Scorer | Callable[..., object]
 """A scorer or its SPEC, a plain function of texts, or a reward function in TRL's form."""
@@ -256,6 +260,36 @@ class Target:
             )
             found.append(f"λ rests on {self.ess_:.1f} effective samples{khat}{advice}")
         return tuple(found)
+
+    def as_reward(self, floor: float | None = None) -> TargetReward:
+        """The log-potential as a reward function in TRL's form, with this target as optimum.
+
+        That is so in `RLOOTrainer` with beta=1, temperature=1, top_p=1, normalize_advantages=False
+        and the base as its reference model; docs/trl.md has a program.
+
+        Args:
+            floor: For a target with hard constraints: the factor of what violates one, in (0, 1).
+                TRL compares the rewards of a prompt's completions, and one of minus infinity makes
+                those of its siblings infinite. The optimum is the target with that floor.
+
+        Raises:
+            AttunementError: A floor is missing or has no use, the target isn't fitted, or the base
+                is no causal model, or forbids tokens.
+        """
+        from attunement.rewards import TargetReward, rewardable  # it loads transformers
+
+        if self.has_forbidden and floor is None:
+            raise AttunementError(
+                "a hard constraint needs a floor as a reward, e.g. as_reward(floor=0.01): TRL "
+                "subtracts the mean reward of a sample's siblings, and minus infinity in it would "
+                "be an infinite advantage"
+            )
+        if floor is not None and not self.has_forbidden:
+            raise AttunementError("as_reward(floor=...) has no use: no constraint here is hard")
+        if not self.is_fitted:
+            raise AttunementError("fit the target before it becomes a reward: target.fit(...)")
+        base = rewardable(self.base)
+        return TargetReward(Target(base, floored(self.factors, floor)), base)
 
     def with_lambdas(self, lambdas: Mapping[str, Lambda]) -> Target:
         """The same target with λ known from an earlier fit, by scorer name.
