@@ -84,17 +84,11 @@ def tune(
     policy = _of_the_base(recipe.policy, recipe, base)
     proposal = _of_the_base(recipe.proposal_model, recipe, base)
     target = recipe.target.build(base)
-    if recipe.target.match:
-        callbacks.on_stage("fitting λ")
-    target = target.fit(
-        contexts, n=recipe.fit_size, generator=generator_for(recipe.settings.seed, _FIT)
-    )
+    target = _fitted(recipe, target, contexts, policy, callbacks)
     callbacks.on_stage("drawing the bank")
     problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
-    resolved = recipe.model_copy(
+    resolved = recipe.with_fit(target, contexts).model_copy(
         update={
-            "lambdas": target.lambdas_,
-            "moments": {name: e.to_json() for name, e in target.moments_.items()},
             "scorer_files": _file_hashes(target),
             "prompts": None if contexts is None else runs.CONTEXTS,
         }
@@ -127,6 +121,24 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
         load_state(problem, state, checkpoint, counters)
         callbacks.on_stage(f"going on from step {state.step}")
     return _go_on(run, problem, state, callbacks)
+
+
+def _fitted(
+    recipe: TuneRecipe,
+    target: Target,
+    contexts: Sequence[Context] | None,
+    policy: Causal | None,
+    callbacks: Callbacks,
+) -> Target:
+    """The target with λ solved; a policy that the run starts from refines it with its samples."""
+    if not recipe.target.is_matched:
+        return target
+    callbacks.on_stage("fitting λ")
+    generator = generator_for(recipe.settings.seed, _FIT)
+    fitted = target.fit(contexts, n=recipe.fit_size, proposal=policy, generator=generator)
+    for sentence in fitted.fit_sentences():
+        callbacks.on_stage(sentence)
+    return fitted
 
 
 def _of_the_base(name: str | None, recipe: TuneRecipe, base: Causal) -> Causal | None:
@@ -167,8 +179,8 @@ def open_target(run: Run) -> tuple[TuneRecipe, Target, tuple[Context, ...] | Non
         function = spec.rpartition(":")[2]
         return as_scorer(f"{copy}:{function}", name=spec)
 
-    target = recipe.target.build(recipe.model.load(), scorer_of)
-    return recipe, target.with_lambdas(recipe.lambdas), contexts_of(run)
+    target, contexts = recipe.target.build(recipe.model.load(), scorer_of), contexts_of(run)
+    return recipe, target.with_lambdas(recipe.lambdas_on(contexts)), contexts
 
 
 def contexts_of(run: Run) -> tuple[Context, ...] | None:
@@ -412,6 +424,10 @@ def _sentences(recipe: TuneRecipe) -> list[str]:
         *(
             f"match `{spec}` = {mean:g} (λ = {recipe.lambdas[spec]:.4f})"
             for spec, mean in target.match.items()
+        ),
+        *(
+            f"match `{spec}` = {mean:g} in each of {len(recipe.context_fits)} contexts"
+            for spec, mean in target.match_each.items()
         ),
         *(f"tilt `{spec}` × {w:g} / β, β = {target.beta:g}" for spec, w in target.tilt.items()),
     ]

@@ -26,6 +26,10 @@ Floor = Annotated[
 Match = Annotated[
     list[str] | None, typer.Option(help="SPEC=NUMBER: the mean that a feature shall have.")
 ]
+MatchEach = Annotated[
+    list[str] | None,
+    typer.Option(help="SPEC=NUMBER: the mean that a feature shall have in every context."),
+]
 Tilt = Annotated[list[str] | None, typer.Option(help="SPEC=WEIGHT: a reward; negative for a cost.")]
 Beta = Annotated[float | None, typer.Option(help="The reward's temperature; with --tilt.")]
 MaxNewTokens = Annotated[
@@ -110,6 +114,7 @@ def target_settings(
     constrain: list[str] | None,
     floor: float | None,
     match: list[str] | None,
+    match_each: list[str] | None,
     tilt: list[str] | None,
     beta: float | None,
 ) -> TargetSettings:
@@ -120,6 +125,7 @@ def target_settings(
         constrain=tuple(constrain or ()),
         floor=floor,
         match=_numbers("--match", match),
+        match_each=_numbers("--match-each", match_each),
         tilt=_numbers("--tilt", tilt),
         beta=beta,
     )

@@ -17,6 +17,7 @@ from attunement.cli.options import (
     Floor,
     Json,
     Match,
+    MatchEach,
     MaxNewTokens,
     Prompt,
     Prompts,
@@ -51,6 +52,7 @@ def tune(
     constrain: Constrain = None,
     floor: Floor = None,
     match: Match = None,
+    match_each: MatchEach = None,
     tilt: Tilt = None,
     beta: Beta = None,
     objective: Annotated[
@@ -155,7 +157,7 @@ def tune(
                 asked, contexts = _read_again(recipe, output_dir)
             else:
                 model = model_settings(base, max_new_tokens, stop, stop_preset, dtype, device)
-                target = target_settings(constrain, floor, match, tilt, beta)
+                target = target_settings(constrain, floor, match, match_each, tilt, beta)
                 asked = _recipe(
                     context,
                     model=model,

@@ -121,8 +121,8 @@ def init(
     potential = target.log_potential(bank)
     if bool(torch.isneginf(potential).all()):
         raise AttunementError(
-            f"none of {len(bank)} samples of the base satisfies the hard constraint, so there is "
-            "nothing to learn from: loosen it, give it a floor (--floor 0.01) or raise --bank-size"
+            f"{target.why_nothing_is_allowed(bank)}, so there is nothing to learn from: loosen it, "
+            "give it a floor (--floor 0.01) or raise --bank-size"
         )
     pool = PartitionPool.empty(len(contexts))
     pool.add(bank.context_index, potential)
