@@ -275,6 +275,75 @@ def test_contexts_are_kept(tmp_path):
     assert jobs.contexts_of(run) == contexts
 
 
+EACH = RECIPE.model_copy(
+    update={
+        "target": TargetSettings(match_each={"regex:self": 0.3}, match={"length": 11.5}),
+        "settings": SETTINGS.model_copy(update={"max_steps": 2}),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory) -> Run:
+    contexts = (Context("def f("), Context("def get(", {"row": 1}))
+    return jobs.tune(EACH, tmp_path_factory.mktemp("runs") / "held", contexts)
+
+
+def test_moments_held_in_every_context_travel_with_the_run(held):
+    recipe, target, contexts = jobs.open_target(held)
+    found = target.lambdas_["regex:self"]
+    assert found.contexts == contexts
+    assert found.values == tuple(row.lambdas["regex:self"] for row in recipe.context_fits)
+    assert [row.context for row in recipe.context_fits] == [0, 1]
+    assert target.lambdas_["length"] == recipe.lambdas["length"]
+    assert set(recipe.moments) == {"regex:self", "length"}
+    assert all(set(row.moments) == {"regex:self"} for row in recipe.context_fits)
+    assert 0 < recipe.fit_ess <= 512
+    measured = jobs.measure_run(held, 128, seed=3)
+    assert set(measured.policy) == {"regex:self", "length"}
+    card = (held.policy_folder / "README.md").read_text(encoding="utf-8")
+    assert "match `regex:self` = 0.3 in each of 2 contexts" in card
+
+
+def test_a_context_that_lambda_was_not_fitted_on_is_an_error(held):
+    _, target, _ = jobs.open_target(held)
+    other = target.base.sample(["def h("], 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(AttunementError, match=r"no λ for the context 'def h\('"):
+        target.log_potential(other)
+
+
+def test_contexts_that_were_edited_are_found(held, tmp_path):
+    shutil.copytree(held.folder, tmp_path / "edited")
+    run = Run.open(tmp_path / "edited")
+    path = run.folder / runs.CONTEXTS
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([lines[0], lines[1].replace("1", "2")]), encoding="utf-8")
+    with pytest.raises(AttunementError, match=r"context 1 \('def get\('\) isn't the one that λ"):
+        jobs.open_target(run)
+    path.write_text(lines[0], encoding="utf-8")
+    with pytest.raises(AttunementError, match="fitted on 2 contexts and there are 1"):
+        jobs.open_target(run)
+
+
+def test_a_policy_that_a_run_starts_from_lends_its_samples_to_the_fit(finished, tmp_path):
+    target = TargetSettings(match={"regex:self": 0.5})
+    asked = RECIPE.model_copy(
+        update={"target": target, "settings": SETTINGS.model_copy(update={"max_steps": 1})}
+    )
+    plain = jobs.tune(asked, tmp_path / "plain")
+    start = asked.model_copy(update={"policy": str(finished.folder)})
+    sentences = []
+    refined = jobs.tune(start, tmp_path / "refined", callbacks=Callbacks(sentences.append))
+    first, then = (jobs.read_recipe(run).lambdas["regex:self"] for run in (plain, refined))
+    assert first != then
+    generator = runs.generator_for(SETTINGS.seed, jobs._FIT)
+    base, policy = RECIPE.model.load(), jobs.open_policy(finished)
+    again = target.build(base).fit(None, n=256, proposal=policy, generator=generator)
+    assert again.lambdas_["regex:self"] == then
+    assert any("regex:self = 0.5: λ = " in sentence for sentence in sentences)
+    assert any("effective samples" in sentence for sentence in sentences)
+
+
 @pytest.mark.parametrize(("floor", "word"), [(None, "exact"), (0.5, "exact")])
 def test_a_constraint_is_drawn_from_exactly(floor, word):
     base = Tabular.random(4, 3, generator=torch.Generator().manual_seed(0))

@@ -2,13 +2,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from attunement.core import AttunementError, Context
 from attunement.distributions.tabular import Tabular
+from attunement.dual import solve_dual
+from attunement.factors import Constraint, Moment, Tilt
 from attunement.scorers import as_scorer, length
-from attunement.targets import Constraint, Moment, Target, Tilt, solve_dual
+from attunement.targets import Target
 
 FLOAT64 = torch.float64
 
@@ -144,38 +144,13 @@ def test_the_fitted_lambda_lies_within_its_sampling_error_of_the_exact_one(seed)
     rest = Target(base).constrain(has_b, floor=0.1).log_potential(support)
     wanted = torch.tensor([mean], dtype=FLOAT64)
     log_weights = support.log_prob + rest
-    exact = solve_dual(feature[:, None], log_weights, support.context_index, wanted)
+    exact = solve_dual(feature[:, None], log_weights, support.context_index, wanted)[0]
     weights = (log_weights + float(exact) * feature).softmax(0)
     ratios = weights / support.log_prob.exp()
     deviation = (feature - mean) ** 2
     stderr = float((weights * ratios) @ deviation / n).__pow__(0.5) / float(weights @ deviation)
     assert stderr < 0.1
     assert abs(fitted.lambdas_["count_a"] - float(exact)) < 4 * stderr
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    seed=st.integers(0, 10_000),
-    lambdas=st.lists(st.floats(-3, 3), min_size=2, max_size=2),
-    contexts=st.integers(1, 3),
-)
-def test_the_dual_reproduces_moments_on_exact_weights(seed, lambdas, contexts):
-    base = language(prompts=[f"p{index}" for index in range(contexts)], seed=seed)
-    support = base.enumerate(base.prompts)
-    target = Target(base).match({count_a: 1.0}).match({starts_with_b: 0.5})
-    features = torch.stack([scores.values for scores in target.features(support).values()], 1)
-    index = support.context_index
-
-    def moments(at):
-        weights = torch.zeros_like(support.log_prob)
-        for row in index.unique():
-            rows = index == row
-            weights[rows] = (support.log_prob[rows] + features[rows] @ at).softmax(0)
-        return weights @ features / contexts
-
-    means = moments(torch.tensor(lambdas, dtype=FLOAT64))
-    solved = solve_dual(features, support.log_prob, index, means)
-    torch.testing.assert_close(moments(solved), means, rtol=0, atol=1e-8)
 
 
 def test_several_moments_are_reached_at_once():
@@ -270,9 +245,15 @@ def test_what_cannot_be_reached_is_said(moments, message):
 
 
 def test_a_moment_that_a_constraint_fixes_is_said():
-    target = Target(language()).constrain(has_a).match({has_a: 0.5})
-    with pytest.raises(AttunementError, match=r"has_a = 0.5 can't be matched: it is always 1"):
-        target.fit(n=500, generator=seeded())
+    def some_a(texts):
+        return [float("a" in text) for text in texts]
+
+    target = Target(language()).constrain(has_a)
+    with pytest.raises(AttunementError, match=r"some_a = 0.5 .* always 1 .* a constraint fixes it"):
+        target.match({some_a: 0.5}).fit(n=500, generator=seeded())
+    for match in (target.match, target.match_each):
+        with pytest.raises(AttunementError, match="has_a is constrained to be 1 and matched"):
+            match({has_a: 0.5})
 
 
 def test_what_can_be_reached_on_average_over_contexts_is_said():
@@ -287,15 +268,8 @@ def test_no_base_sample_satisfies_the_constraint():
         return [0 for _ in texts]
 
     target = Target(language()).constrain(never).match({count_a: 1.0})
-    with pytest.raises(AttunementError, match=r"none of 100 base samples satisfies"):
+    with pytest.raises(AttunementError, match=r"none of 100 samples satisfies .* never, so no"):
         target.fit(n=100, generator=seeded())
-
-
-def test_the_dual_says_when_it_cannot_be_solved():
-    features = torch.tensor([[0.0], [1.0]], dtype=FLOAT64)
-    zeros = torch.zeros(2, dtype=FLOAT64)
-    with pytest.raises(AttunementError, match="moments could not be matched"):
-        solve_dual(features, zeros, zeros.long(), torch.tensor([1.5], dtype=FLOAT64))
 
 
 def test_an_unfitted_target_cannot_be_used():

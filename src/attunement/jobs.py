@@ -83,18 +83,13 @@ def tune(
     base = recipe.model.load()
     recipe = recipe.model_copy(update={"model": recipe.model.resolved(base)})
     policy = _starting_policy(recipe, base)
-    target = recipe.target.build(base)
-    if recipe.target.match:
-        callbacks.on_stage("fitting λ")
-    target = target.fit(
-        contexts, n=recipe.fit_size, generator=generator_for(recipe.settings.seed, _FIT)
-    )
+    proposal = _of_the_base(recipe.proposal_model, recipe, base)
+    elsewhere = None if recipe.policy is None else policy
+    target = _fitted(recipe, recipe.target.build(base), contexts, elsewhere, callbacks)
     callbacks.on_stage("drawing the bank")
-    problem, state = init(target, contexts, recipe.settings, policy=policy)
-    resolved = recipe.model_copy(
+    problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
+    resolved = recipe.with_fit(target, contexts).model_copy(
         update={
-            "lambdas": target.lambdas_,
-            "moments": {name: e.to_json() for name, e in target.moments_.items()},
             "scorer_files": _file_hashes(target),
             "prompts": None if contexts is None else runs.CONTEXTS,
         }
@@ -116,8 +111,10 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
         return run
     callbacks.on_stage("loading the base")
     recipe, target, contexts = open_target(run)
-    policy = _starting_policy(recipe, cast(Causal, target.base))
-    problem, state = init(target, contexts, recipe.settings, policy=policy)
+    base = cast(Causal, target.base)
+    policy = _starting_policy(recipe, base)
+    proposal = _of_the_base(recipe.proposal_model, recipe, base)
+    problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
     found = run.checkpoints()
     checkpoint = found[-1] if found else None
     counters = run.rewind(checkpoint)
@@ -129,21 +126,44 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
 
 def _starting_policy(recipe: TuneRecipe, base: Causal) -> Causal | None:
     """The model that a run starts from, or None where that is a copy of its base."""
-    if recipe.adapter is not None:
-        generator = generator_for(recipe.settings.seed, _ADAPTER)
-        return with_adapter(base, recipe.adapter, generator=generator)
-    if recipe.policy is None:
+    if recipe.adapter is None:
+        return _of_the_base(recipe.policy, recipe, base)
+    generator = generator_for(recipe.settings.seed, _ADAPTER)
+    return with_adapter(base, recipe.adapter, generator=generator)
+
+
+def _fitted(
+    recipe: TuneRecipe,
+    target: Target,
+    contexts: Sequence[Context] | None,
+    policy: Causal | None,
+    callbacks: Callbacks,
+) -> Target:
+    """The target with λ solved; a policy that the run starts from refines it with its samples."""
+    if not recipe.target.is_matched:
+        return target
+    callbacks.on_stage("fitting λ")
+    generator = generator_for(recipe.settings.seed, _FIT)
+    fitted = target.fit(contexts, n=recipe.fit_size, proposal=policy, generator=generator)
+    for sentence in fitted.fit_sentences():
+        callbacks.on_stage(sentence)
+    return fitted
+
+
+def _of_the_base(name: str | None, recipe: TuneRecipe, base: Causal) -> Causal | None:
+    """A run's policy or a model, on the base's outcomes and tokens; None where none is named."""
+    if name is None:
         return None
-    if is_run(recipe.policy):
-        policy = open_policy(Run.open(recipe.policy), recipe.model, base=base)
+    if is_run(name):
+        model = open_policy(Run.open(name), recipe.model, base=base)
     else:
-        policy = recipe.model.load(recipe.policy, base=base)
-    if policy.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+        model = recipe.model.load(name, base=base)
+    if model.tokenizer.get_vocab() != base.tokenizer.get_vocab():
         raise AttunementError(
-            f"{recipe.policy} has another tokenizer than {recipe.model.base}: start from a model "
-            "whose tokens are those of the base"
+            f"{name} has another tokenizer than {recipe.model.base}: give a model whose tokens are "
+            "those of the base"
         )
-    return policy
+    return model
 
 
 def read_recipe(run: Run) -> TuneRecipe:
@@ -170,8 +190,8 @@ def open_target(run: Run) -> tuple[TuneRecipe, Target, tuple[Context, ...] | Non
         function = spec.rpartition(":")[2]
         return as_scorer(f"{copy}:{function}", name=spec)
 
-    target = recipe.target.build(recipe.model.load(), scorer_of)
-    return recipe, target.with_lambdas(recipe.lambdas), contexts_of(run)
+    target, contexts = recipe.target.build(recipe.model.load(), scorer_of), contexts_of(run)
+    return recipe, target.with_lambdas(recipe.lambdas_on(contexts)), contexts
 
 
 def contexts_of(run: Run) -> tuple[Context, ...] | None:
@@ -390,7 +410,7 @@ def _deliver(
     (folder / "README.md").write_text(
         f"""---
 library_name: {library}
-tags: [attunement, {settings.divergence}]
+tags: [attunement, {settings.objective}]
 ---
 # {recipe.model.base}, tuned towards a target
 
@@ -398,7 +418,7 @@ The target is the base times
 
 {factors}
 
-Tuned with `{settings.divergence}` for {settings.max_steps} steps of {settings.batch_size}
+Tuned with {settings.method} for {settings.max_steps} steps of {settings.batch_size}
 samples{start}, completions cut at {policy.outcomes.max_new_tokens} tokens. Distances in nats from
 {after.n} fresh samples, with 95 % intervals:
 
@@ -421,6 +441,10 @@ def _sentences(recipe: TuneRecipe) -> list[str]:
         *(
             f"match `{spec}` = {mean:g} (λ = {recipe.lambdas[spec]:.4f})"
             for spec, mean in target.match.items()
+        ),
+        *(
+            f"match `{spec}` = {mean:g} in each of {len(recipe.context_fits)} contexts"
+            for spec, mean in target.match_each.items()
         ),
         *(f"tilt `{spec}` × {w:g} / β, β = {target.beta:g}" for spec, w in target.tilt.items()),
     ]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from attunement import estimators
+from attunement.contributions import Contribution, contributions
 from attunement.core import (
     Context,
     Distribution,
@@ -57,6 +58,7 @@ class Measurement:
             exact samples come for free, `target`.
         log_ratios: [K] log p/π of the policy's samples that the target allows.
         warnings: What to know before trusting a figure.
+        factors: What each factor of the target does by itself.
     """
 
     n: int
@@ -69,6 +71,7 @@ class Measurement:
     diversity: Mapping[str, Mapping[str, Estimate]]
     log_ratios: Tensor
     warnings: tuple[str, ...]
+    factors: tuple[Contribution, ...] = ()
 
     def to_json(self, run: str) -> dict[str, object]:
         """What `attune measure --json` prints."""
@@ -82,6 +85,7 @@ class Measurement:
             "log_z": self.log_z.to_json(),
             "forbidden": self.forbidden.to_json(),
             "diversity": {name: _rows(table) for name, table in self.diversity.items()},
+            "factors": [contribution.to_json() for contribution in self.factors],
             "warnings": list(self.warnings),
         }
 
@@ -99,6 +103,7 @@ class Measurement:
             diversity={name: _estimates(table) for name, table in content["diversity"].items()},
             log_ratios=torch.empty(0, dtype=torch.float64),
             warnings=tuple(content["warnings"]),
+            factors=tuple(Contribution.from_json(row) for row in content["factors"]),
         )
 
     def log_weights_json(self) -> dict[str, object]:
@@ -137,6 +142,7 @@ def measure(
     samples = Samples.concatenate([base_samples, policy_samples])
     scores = target.features(samples)
     evidence = gather(target, policy, base_samples, policy_samples, scores)
+    does = contributions(target.factors, samples, scores, evidence)
     scores |= {s.name: evaluate(s, samples) for s in features if s.name not in scores}
     groups = {"base": base_samples, "policy": policy_samples}
     if target.factors and target.is_dominated:
@@ -144,7 +150,7 @@ def measure(
         uniforms = torch.rand(len(base_samples), generator=generator, dtype=torch.float64)
         groups["target"] = base_samples[uniforms.log() < exact]
     diversity = {name: _diversity(group) for name, group in groups.items() if len(group) > 0}
-    return _summary(evidence, scores, diversity)
+    return replace(_summary(evidence, scores, diversity), factors=does)
 
 
 def _summary(

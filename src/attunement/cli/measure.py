@@ -14,6 +14,7 @@ from attunement.cli.options import (
     Floor,
     Json,
     Match,
+    MatchEach,
     MaxNewTokens,
     Prompt,
     Prompts,
@@ -21,10 +22,10 @@ from attunement.cli.options import (
     StopPreset,
     Threads,
     Tilt,
+    begin,
     model_settings,
     print_json,
     read_prompts,
-    set_threads,
     target_settings,
     usage,
 )
@@ -37,6 +38,7 @@ def measure(
     constrain: Constrain = None,
     floor: Floor = None,
     match: Match = None,
+    match_each: MatchEach = None,
     tilt: Tilt = None,
     beta: Beta = None,
     max_new_tokens: MaxNewTokens = None,
@@ -56,9 +58,9 @@ def measure(
     from attunement.measuring import measure as measure_policy
     from attunement.runs import Run, generator_for
 
-    set_threads(threads)
+    begin(threads)
     with usage():
-        wanted = target_settings(constrain, floor, match, tilt, beta)
+        wanted = target_settings(constrain, floor, match, match_each, tilt, beta)
         contexts = read_prompts(prompt, prompts)
         is_run = jobs.is_run(model)
         if is_run and (wanted.has_factors or base is not None):

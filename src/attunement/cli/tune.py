@@ -17,6 +17,7 @@ from attunement.cli.options import (
     Floor,
     Json,
     Match,
+    MatchEach,
     MaxNewTokens,
     Prompt,
     Prompts,
@@ -25,10 +26,10 @@ from attunement.cli.options import (
     Threads,
     Tilt,
     as_option,
+    begin,
     model_settings,
     print_json,
     read_prompts,
-    set_threads,
     target_settings,
     usage,
 )
@@ -62,16 +63,46 @@ def tune(
     constrain: Constrain = None,
     floor: Floor = None,
     match: Match = None,
+    match_each: MatchEach = None,
     tilt: Tilt = None,
     beta: Beta = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="policy_gradient, trajectory_balance or reward [policy_gradient]."),
+    ] = None,
     divergence: Annotated[
         str | None, typer.Option(help="jensen_shannon, reverse_kl, ..., alpha:0.5 [forward_kl].")
     ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="none, analytic or leave_one_out [analytic].")
     ] = None,
+    reward_to_go: Annotated[
+        bool | None,
+        typer.Option("--reward-to-go", help="A token answers for what follows it; reverse_kl."),
+    ] = None,
+    closed_form_kl: Annotated[
+        bool | None,
+        typer.Option("--closed-form-kl", help="KL summed over the vocabulary; reverse_kl."),
+    ] = None,
     proposal: Annotated[
-        str | None, typer.Option(help="policy, base, mixture or kl_adaptive [mixture].")
+        str | None,
+        typer.Option(help="policy, base, mixture, kl_adaptive or other [mixture]."),
+    ] = None,
+    proposal_model: Annotated[
+        str | None, typer.Option(help="What --proposal other draws from: a run, folder or hub id.")
+    ] = None,
+    proposal_temperature: Annotated[
+        float | None, typer.Option(help="Temperature of what is drawn from [1].")
+    ] = None,
+    proposal_top_p: Annotated[
+        float | None, typer.Option(help="Top-p of the policy's half of a mixture [1].")
+    ] = None,
+    fully_shard: Annotated[
+        bool | None,
+        typer.Option("--fully-shard", help="Split parameters among several processes (FSDP2)."),
+    ] = None,
+    replay: Annotated[
+        int | None, typer.Option(help="Earlier batches that a step learns from again [0].")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples in a step.")] = None,
@@ -93,6 +124,10 @@ def tune(
     ] = None,
     evaluation_size: Annotated[
         int | None, typer.Option(help="Fresh policy samples at each evaluation.")
+    ] = None,
+    gradient_variance: Annotated[
+        bool | None,
+        typer.Option("--gradient-variance", help="Estimate the gradient's variance as well."),
     ] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
@@ -121,7 +156,7 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Move a model towards a target and report the distance left."""
-    set_threads(threads)
+    begin(threads)
     if resume or recipe is not None:
         _refuse_others(context)
     if resume:
@@ -133,9 +168,14 @@ def tune(
                 asked, contexts = _read_again(recipe, output_dir)
             else:
                 model = model_settings(base, max_new_tokens, stop, stop_preset, dtype, device)
-                target = target_settings(constrain, floor, match, tilt, beta)
+                target = target_settings(constrain, floor, match, match_each, tilt, beta)
                 asked = _recipe(
-                    context, model=model, target=target, policy=policy, adapter=_adapter(context)
+                    context,
+                    model=model,
+                    target=target,
+                    policy=policy,
+                    proposal_model=proposal_model,
+                    adapter=_adapter(context),
                 )
                 contexts = read_prompts(prompt, prompts)
             asked.check()
@@ -223,12 +263,14 @@ def _resume(folder: Path) -> Run:
 
 
 def _conclude(run: Run, as_json: bool) -> None:
-    """Write the page and print what was measured."""
-    from attunement import jobs
+    """Write the page and print what was measured, on the main process."""
+    from attunement import jobs, processes
     from attunement.console import print_measurement
     from attunement.report import write_report
     from attunement.runs import MEASUREMENT, REPORT, read_json
 
+    if not processes.is_main():
+        return
     report = run.folder / REPORT
     write_report([run], report)
     if as_json:

@@ -27,10 +27,19 @@ from attunement.report.plots import (
     weights,
 )
 from attunement.report.reading import read_runs
-from attunement.report.tables import Cell, Group, cell, comparison_table, run_table
+from attunement.report.tables import (
+    FACTOR_COLUMNS,
+    Cell,
+    Group,
+    cell,
+    comparison_table,
+    factor_table,
+    run_table,
+)
 from attunement.report.words import (
     Term,
     comparison_warnings,
+    how_moved,
     satisfies,
     terms,
     verdict,
@@ -92,9 +101,11 @@ class Chapter:
     swatch: Swatch
     reading: Reading
     terms: tuple[Term, ...]
+    moved: str
     verdict: str
     warnings: tuple[str, ...]
     tiles: tuple[Tile, ...]
+    factors: tuple[Group, ...]
     groups: tuple[Group, ...]
     columns: tuple[Column, ...]
     during: tuple[Column, ...]
@@ -153,7 +164,7 @@ def render(readings: Sequence[Reading]) -> str:
     )
     style = environment.loader.get_source(environment, "page.css")[0] if environment.loader else ""
     return environment.get_template("page.html.jinja").render(
-        page=_page(readings), style=Markup(style)
+        page=_page(readings), factor_columns=FACTOR_COLUMNS, style=Markup(style)
     )
 
 
@@ -189,9 +200,11 @@ def _chapter(reading: Reading, swatch: Swatch) -> Chapter:
         swatch=swatch,
         reading=reading,
         terms=terms(reading),
+        moved=how_moved(reading.recipe.settings),
         verdict=verdict(reading),
         warnings=warnings(reading),
         tiles=_tiles(reading),
+        factors=factor_table(reading),
         groups=run_table(reading),
         columns=_columns(reading),
         during=_during(reading),

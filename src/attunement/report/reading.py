@@ -12,6 +12,7 @@ file and, in a log, the line; only a last line that a killed run cut short is le
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from attunement.measuring import Measurement
 from attunement.report.contents import (
     Evaluation,
     Factor,
+    Held,
     Kind,
     Outcome,
     Reading,
@@ -135,7 +137,7 @@ def _checked(parse: Callable[[], Item], where: str) -> Item:
 def _recipe(content: Row) -> Recipe:
     model, target = _mapping(content["model"]), _mapping(content["target"])
     tokens, preset = model["max_new_tokens"], model["stop_preset"]
-    start = content.get("policy")
+    start, ess, khat = (content.get(key) for key in ("policy", "fit_ess", "fit_khat"))
     return Recipe(
         base=str(model["base"]),
         start=None if start is None else str(start),
@@ -147,6 +149,8 @@ def _recipe(content: Row) -> Recipe:
         settings=_mapping(content["settings"]),
         versions=_mapping(content["versions"]),
         command=str(content["command"]),
+        fit_ess=None if ess is None else _number(ess),
+        fit_khat=None if khat is None else _number(khat),
     )
 
 
@@ -163,8 +167,22 @@ def _factors(content: Row, target: Row) -> Iterator[Factor]:
             lambda_=_number(lambdas[spec]) if spec in lambdas else None,
             reached=_estimate(moments[spec]) if spec in moments else None,
         )
+    fits = [_mapping(row) for row in _list(content.get("context_fits", []))]
+    for spec, mean in _mapping(target.get("match_each", {})).items():
+        yield Factor(
+            Kind.MATCH_EACH,
+            spec,
+            mean=_number(mean),
+            reached=_estimate(moments[spec]) if spec in moments else None,
+            held=tuple(_held(row, spec) for row in fits),
+        )
     for spec, weight in _mapping(target["tilt"]).items():
         yield Factor(Kind.TILT, spec, weight=_number(weight), beta=_number(target["beta"]))
+
+
+def _held(row: Row, spec: str) -> Held:
+    lambdas, moments = _mapping(row["lambdas"]), _mapping(row["moments"])
+    return Held(_number(lambdas[spec]), _estimate(moments[spec]))
 
 
 def _step(row: Row) -> Step:
@@ -173,7 +191,7 @@ def _step(row: Row) -> Step:
         gradient_norm=_number(row["gradient_norm"]),
         learning_rate=_number(row["learning_rate"]),
         satisfied=_number(row["satisfied"]),
-        signal_variance=_number(row["signal_variance"]),
+        signal_variance=_number_or_nan(row["signal_variance"]),
         clipped=bool(row["clipped"]),
         in_batch_partition=int(_number(row["in_batch_partition"])),
         empty_contexts=int(_number(row["empty_contexts"])),
@@ -229,6 +247,10 @@ def _list(content: object) -> list[object]:
     if not isinstance(content, list):
         raise TypeError(f"a list is expected where {content!r:.60} stands")
     return content
+
+
+def _number_or_nan(content: object) -> float:
+    return math.nan if content is None else _number(content)
 
 
 def _number(content: object) -> float:
