@@ -19,7 +19,7 @@ import torch
 
 from attunement import runs
 from attunement.core import AttunementError, Context, Distribution, Samples, Scorer, Scores
-from attunement.distributions.causal import Causal
+from attunement.distributions.language import LanguageModel, require_same_tokens
 from attunement.measuring import Measurement, measure
 from attunement.recipes import ModelSettings, TuneRecipe
 from attunement.runs import METRICS, SAMPLES, Run, generator_for
@@ -115,7 +115,7 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
         return run
     callbacks.on_stage("loading the base")
     recipe, target, contexts = open_target(run)
-    policy = _starting_policy(recipe, cast(Causal, target.base))
+    policy = _starting_policy(recipe, cast(LanguageModel, target.base))
     problem, state = init(target, contexts, recipe.settings, policy=policy)
     found = run.checkpoints()
     checkpoint = found[-1] if found else None
@@ -126,7 +126,7 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
     return _go_on(run, problem, state, callbacks)
 
 
-def _starting_policy(recipe: TuneRecipe, base: Causal) -> Causal | None:
+def _starting_policy(recipe: TuneRecipe, base: LanguageModel) -> LanguageModel | None:
     """The model that a run starts from, or None where that is its base."""
     if recipe.policy is None:
         return None
@@ -134,11 +134,7 @@ def _starting_policy(recipe: TuneRecipe, base: Causal) -> Causal | None:
         policy = open_policy(Run.open(recipe.policy), recipe.model)
     else:
         policy = recipe.model.load(recipe.policy)
-    if policy.tokenizer.get_vocab() != base.tokenizer.get_vocab():
-        raise AttunementError(
-            f"{recipe.policy} has another tokenizer than {recipe.model.base}: start from a model "
-            "whose tokens are those of the base"
-        )
+    require_same_tokens(base, policy, recipe.policy)
     return policy
 
 
@@ -175,7 +171,7 @@ def contexts_of(run: Run) -> tuple[Context, ...] | None:
     return None if read_recipe(run).prompts is None else run.load_contexts()
 
 
-def open_policy(run: Run, model: ModelSettings | None = None) -> Causal:
+def open_policy(run: Run, model: ModelSettings | None = None) -> LanguageModel:
     """The policy that a run delivers.
 
     Args:
@@ -282,14 +278,14 @@ def _finish(run: Run, problem: Problem, callbacks: Callbacks) -> None:
     runs.write_json(run.folder / runs.MEASUREMENT, content)
 
 
-def _show_all(run: Run, problem: Problem, policy: Causal, callbacks: Callbacks) -> None:
+def _show_all(run: Run, problem: Problem, policy: LanguageModel, callbacks: Callbacks) -> None:
     """Add samples of base, policy and, where they come exactly, of the target to the log.
 
     Where the base almost never meets the constraint those of the target are left out: a run that
     has come this far doesn't fail for want of something to show.
     """
     target, last = problem.target, problem.settings.max_steps
-    base = cast(Causal, target.base)
+    base = cast(LanguageModel, target.base)
     _log(run, target, base, "before", 0, _draw(problem, base, 0, _SHOWN))
     _log(run, target, policy, "after", last, _draw(problem, policy, last, _SHOWN))
     if target.is_dominated:
@@ -362,7 +358,7 @@ def _copy_scorer_files(run: Run, target: Target) -> None:
 
 
 def _deliver(
-    policy: Causal, folder: Path, recipe: TuneRecipe, before: Measurement, after: Measurement
+    policy: LanguageModel, folder: Path, recipe: TuneRecipe, before: Measurement, after: Measurement
 ) -> None:
     """The delivered folder: weights, tokenizer and a card with target and distance."""
     policy.save(folder)

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from attunement import runs
 from attunement.core import AttunementError, Scorer, Stop
-from attunement.distributions.causal import Causal
+from attunement.distributions.language import LanguageModel
+from attunement.distributions.models import load
 from attunement.distributions.stopping import STOPS
 from attunement.divergences import parse_divergence
 from attunement.scorers import parse_scorer
@@ -51,14 +52,14 @@ class ModelSettings(BaseModel):
             raise AttunementError(f"there is no stop preset {name!r}; there is {', '.join(STOPS)}")
         return name
 
-    def load(self, model: str | Path | None = None) -> Causal:
+    def load(self, model: str | Path | None = None) -> LanguageModel:
         """The base, or another model on the same outcomes.
 
         Raises:
             AttunementError: There is no such model.
         """
         function = None if self.stop_preset is None else STOPS[self.stop_preset]
-        return Causal.load(
+        return load(
             self.base if model is None else model,
             max_new_tokens=self.max_new_tokens,
             stop=Stop(strings=self.stop, function=function),
@@ -66,7 +67,7 @@ class ModelSettings(BaseModel):
             device=self.device,
         )
 
-    def resolved(self, base: Causal) -> ModelSettings:
+    def resolved(self, base: LanguageModel) -> ModelSettings:
         """The same with what the base decided, so that other models get its outcomes too."""
         return self.model_copy(update={"max_new_tokens": base.outcomes.max_new_tokens})
 
@@ -110,7 +111,9 @@ class TargetSettings(BaseModel):
         for spec in (*self.constrain, *self.match, *self.tilt):
             parse_scorer(spec)
 
-    def build(self, base: Causal, scorer_of: Callable[[str], Scorer] = parse_scorer) -> Target:
+    def build(
+        self, base: LanguageModel, scorer_of: Callable[[str], Scorer] = parse_scorer
+    ) -> Target:
         """The target, not yet fitted.
 
         Args:

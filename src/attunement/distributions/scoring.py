@@ -3,21 +3,23 @@
     log p(x_t | c, x_<t) = l_t[x_t] - log sum_v exp l_t[v]
 
 Rows are sorted by length and scored a bounded number of tokens at a time, padded at the right,
-where causal attention needs no mask; the head sees the completion's positions only. The [M, V]
-logits are kept once, in the model's dtype, and the backward pass forms the gradient in their
-place, so that memory for a large vocabulary is half of what a saved log-softmax takes.
+where causal attention needs no mask; the head sees the completion's positions only. Where a model
+has an encoder, it reads every different source of such a pass once. The [M, V] logits are kept
+once, in the model's dtype, and the backward pass forms the gradient in their place, so that memory
+for a large vocabulary is half of what a saved log-softmax takes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from attunement.distributions.encoding import encode
 from attunement.distributions.forward import causal_inputs, logits_at
 
 _TOKENS_A_PASS = 8192
@@ -30,14 +32,16 @@ def score(
     contexts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
     reshape: Callable[[Tensor], Tensor],
+    sources: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities of all tokens of N completions, in an order of the function's own.
 
     Args:
-        model: A causal language model in eval mode.
-        contexts: N rows of ids, none empty.
+        model: A language model in eval mode.
+        contexts: N rows of ids that the completions go on from, none empty.
         completions: N rows of ids.
         reshape: The logits that the tokens were drawn from, given the model's.
+        sources: N rows of ids for the encoder, none empty; None where the model has no encoder.
 
     Returns:
         rows [M] and columns [M], int64 on the CPU: which token of which completion; and the
@@ -45,7 +49,7 @@ def score(
     """
     rows, columns, parts = [], [], []
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
-    for batch in _batches(contexts, completions, vocabulary):
+    for batch in _batches(contexts, completions, sources, vocabulary):
         whole = [[*contexts[row], *completions[row]] for row in batch]
         width = max(map(len, whole)) - 1
         tokens = torch.tensor([ids[:-1] + ids[:1] * (width + 1 - len(ids)) for ids in whole])
@@ -55,7 +59,8 @@ def score(
         chosen = (places >= first) & (places < first + counts)
         drawn = torch.tensor([token for row in batch for token in completions[row]])
         device = model.device
-        logits = logits_at(model, chosen.to(device), causal_inputs(tokens.to(device)))
+        inputs = _inputs(model, tokens.to(device), sources and [sources[row] for row in batch])
+        logits = logits_at(model, chosen.to(device), inputs)
         parts.append(chosen_log_prob(reshape(logits), drawn.to(device)))
         within = chosen.nonzero()
         rows.append(torch.tensor(batch)[within[:, 0]])
@@ -63,11 +68,25 @@ def score(
     return torch.cat(rows), torch.cat(columns), torch.cat(parts)
 
 
+def _inputs(
+    model: PreTrainedModel, tokens: Tensor, sources: Sequence[Sequence[int]] | None
+) -> Mapping[str, object]:
+    """The arguments of a pass over [B, W] tokens, with B sources where there is an encoder."""
+    if sources is None:
+        return causal_inputs(tokens)
+    encoded, rows = encode(model, sources)
+    return encoded[rows].inputs(tokens, tokens.shape[1])
+
+
 def _batches(
-    contexts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], vocabulary: int
+    contexts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    sources: Sequence[Sequence[int]] | None,
+    vocabulary: int,
 ) -> Iterator[list[int]]:
     """Row numbers, longest first, so many at a time as the bounds on memory allow."""
-    lengths = [len(c) + len(x) for c, x in zip(contexts, completions, strict=True)]
+    read = contexts if sources is None else sources
+    lengths = [len(r) + len(x) for r, x in zip(read, completions, strict=True)]
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     batch: list[int] = []
     logits = 0
