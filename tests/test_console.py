@@ -40,7 +40,7 @@ def test_progress_goes_to_standard_error(capsys):
     update = UpdateInfo(loss=0.0, gradient_norm=1.0, clipped=False, learning_rate=0.1)
     with show_progress(2) as callbacks:
         callbacks.on_stage("loading the base")
-        callbacks.on_step(StepInfo(1, 8, 20, 0.5, 0.1, 0, 0, update, 0.1))
+        callbacks.on_step(StepInfo(1, 8, 0, 20, 0.5, 0.5, 0.1, 0, 0, update, 0.1))
         callbacks.on_evaluation(Evaluation(1, {"forward_kl": estimate}))
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -485,6 +485,22 @@ class Trainable(Distribution, Protocol):
 
 
 @runtime_checkable
+class TokenWise(Trainable, Protocol):
+    """A policy that also says its log-probabilities token by token."""
+
+    def token_log_probs(self, samples: Samples) -> Tensor:
+        """[N, T]: log-probability of each token, 0 where the mask is false; differentiable."""
+        ...
+
+    def next_token_log_probs(self, samples: Samples) -> Tensor:
+        """[N, T, V]: log-probability of every token at each place of the mask; differentiable.
+
+        Minus infinity for a forbidden token; what stands outside the mask has no meaning.
+        """
+        ...
+
+
+@runtime_checkable
 class Scorer(Protocol):
     """Computes a feature: one number a sample."""
 

@@ -81,7 +81,8 @@ def tune(
     callbacks.on_stage("loading the base")
     base = recipe.model.load()
     recipe = recipe.model_copy(update={"model": recipe.model.resolved(base)})
-    policy = _starting_policy(recipe, base)
+    policy = _of_the_base(recipe.policy, recipe, base)
+    proposal = _of_the_base(recipe.proposal_model, recipe, base)
     target = recipe.target.build(base)
     if recipe.target.match:
         callbacks.on_stage("fitting λ")
@@ -89,7 +90,7 @@ def tune(
         contexts, n=recipe.fit_size, generator=generator_for(recipe.settings.seed, _FIT)
     )
     callbacks.on_stage("drawing the bank")
-    problem, state = init(target, contexts, recipe.settings, policy=policy)
+    problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
     resolved = recipe.model_copy(
         update={
             "lambdas": target.lambdas_,
@@ -115,8 +116,10 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
         return run
     callbacks.on_stage("loading the base")
     recipe, target, contexts = open_target(run)
-    policy = _starting_policy(recipe, cast(LanguageModel, target.base))
-    problem, state = init(target, contexts, recipe.settings, policy=policy)
+    base = cast(LanguageModel, target.base)
+    policy = _of_the_base(recipe.policy, recipe, base)
+    proposal = _of_the_base(recipe.proposal_model, recipe, base)
+    problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
     found = run.checkpoints()
     checkpoint = found[-1] if found else None
     counters = run.rewind(checkpoint)
@@ -126,16 +129,14 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
     return _go_on(run, problem, state, callbacks)
 
 
-def _starting_policy(recipe: TuneRecipe, base: LanguageModel) -> LanguageModel | None:
-    """The model that a run starts from, or None where that is its base."""
-    if recipe.policy is None:
+def _of_the_base(name: str | None, recipe: TuneRecipe, base: LanguageModel) -> LanguageModel | None:
+    """A run's policy or a model, on the base's outcomes and tokens; None where none is named."""
+    if name is None:
         return None
-    if is_run(recipe.policy):
-        policy = open_policy(Run.open(recipe.policy), recipe.model)
-    else:
-        policy = recipe.model.load(recipe.policy)
-    require_same_tokens(base, policy, recipe.policy)
-    return policy
+    delivered = is_run(name)
+    model = open_policy(Run.open(name), recipe.model) if delivered else recipe.model.load(name)
+    require_same_tokens(base, model, name)
+    return model
 
 
 def read_recipe(run: Run) -> TuneRecipe:
@@ -376,7 +377,7 @@ def _deliver(
     (folder / "README.md").write_text(
         f"""---
 library_name: transformers
-tags: [attunement, {settings.divergence}]
+tags: [attunement, {settings.objective}]
 ---
 # {recipe.model.base}, tuned towards a target
 
@@ -384,7 +385,7 @@ The target is the base times
 
 {factors}
 
-Tuned with `{settings.divergence}` for {settings.max_steps} steps of {settings.batch_size}
+Tuned with {settings.method} for {settings.max_steps} steps of {settings.batch_size}
 samples{start}, completions cut at {policy.outcomes.max_new_tokens} tokens. Distances in nats from
 {after.n} fresh samples, with 95 % intervals:
 

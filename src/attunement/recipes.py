@@ -18,10 +18,10 @@ from attunement.core import AttunementError, Scorer, Stop
 from attunement.distributions.language import LanguageModel
 from attunement.distributions.models import load
 from attunement.distributions.stopping import STOPS
-from attunement.divergences import parse_divergence
+from attunement.objectives import Objective
 from attunement.scorers import parse_scorer
 from attunement.targets import Target
-from attunement.tuning import TuningSettings, require_finite
+from attunement.tuning import Proposal, TuningSettings, require_finite
 
 
 class ModelSettings(BaseModel):
@@ -144,6 +144,7 @@ class TuneRecipe(BaseModel):
         target: What is wanted.
         settings: How it is approached.
         policy: Where the policy starts: a run, a folder or a hub id; the base where None.
+        proposal_model: What the proposal `other` draws from: a run, a folder or a hub id.
         prompts: File of the contexts inside the run, or None for the empty context.
         fit_size: Base samples for each context on which λ is solved.
         measure_size: Samples of the final measurement.
@@ -161,6 +162,7 @@ class TuneRecipe(BaseModel):
     target: TargetSettings
     settings: TuningSettings = TuningSettings()
     policy: str | None = None
+    proposal_model: str | None = None
     prompts: str | None = None
     fit_size: int = Field(default=8192, ge=2)
     measure_size: int = Field(default=4096, ge=8)
@@ -184,8 +186,15 @@ class TuneRecipe(BaseModel):
                 "e.g. --constrain compiles"
             )
         target.check()
+        if (self.proposal_model is None) == (self.settings.proposal is Proposal.OTHER):
+            raise AttunementError(
+                "--proposal other and --proposal-model need each other, e.g. --proposal other "
+                "--proposal-model runs/first"
+            )
+        if self.settings.objective is Objective.REWARD and target.match:
+            raise AttunementError("a proportion is no reward: --objective reward takes no --match")
         hard = bool(target.constrain) and target.floor is None
-        require_finite(parse_divergence(self.settings.divergence), hard)
+        require_finite(self.settings, hard)
 
     @classmethod
     def parse(cls, content: Mapping[str, object], where: Path | str) -> Self:

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import time
 
@@ -69,6 +70,10 @@ def strange(a, b, c):
         (["--constrain", "compiles", "--prompt", "x = 1\n" * 400], 1, "context"),
         (["--constrain", "compiles", "--base", "nobody/nothing"], 1, "tiny-python"),
         (["--constrain", "compiles", "--policy", "nobody/nothing"], 1, "nobody/nothing"),
+        (["--constrain", "compiles", "--proposal", "other"], 2, "--proposal-model"),
+        (["--constrain", "compiles", "--proposal-model", "runs/first"], 2, "--proposal other"),
+        (["--match", "length=9", "--objective", "reward"], 2, "a proportion is no reward"),
+        (["--constrain", "compiles", "--reward-to-go"], 2, "reverse_kl"),
         (["--tilt", "length=1"], 2, "--beta"),
         (["--tilt", "length=1", "--beta", "0"], 2, "--beta"),
         (["--constrain", "compiles", "--floor", "1"], 2, "--floor"),
@@ -102,3 +107,32 @@ def test_an_option_beside_resume_has_no_use(attune, run):
     done = attune("tune", "--resume", "--seed", "3", "--output-dir", str(run))
     assert done.returncode == 2
     assert "--seed has no use here" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--objective=reward", "--proposal=policy"],
+        ["--objective=trajectory_balance", "--divergence=jensen_shannon", "--replay=1"],
+        ["--proposal-temperature=1.3", "--proposal-top-p=0.9", "--gradient-variance"],
+    ],
+)
+def test_other_ways_to_learn_resume_bit_for_bit(attune, job, tmp_path, options):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert attune("tune", *job, *options, "--max-steps=3", f"--output-dir={whole}").returncode == 0
+    shutil.copytree(whole, cut)
+    for later in ("checkpoints/step-3", "policy"):
+        shutil.rmtree(cut / later)
+    (cut / "measurement.json").unlink()
+    done = attune("tune", "--resume", "--output-dir", str(cut))
+    assert done.returncode == 0, done.stderr
+    for name in ("checkpoints/step-3/policy.safetensors", "policy/model.safetensors"):
+        assert (whole / name).read_bytes() == (cut / name).read_bytes()
+
+
+def test_another_runs_policy_can_be_drawn_from(attune, job, run, tmp_path):
+    done = attune(
+        "tune", *job, "--max-steps=2", "--proposal=other", f"--proposal-model={run}",
+        f"--output-dir={tmp_path / 'new'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -77,8 +77,10 @@ def steps_of(run: Run, steps: int, names: tuple[str, ...], generator: np.random.
             info = StepInfo(
                 at,
                 256,
+                0,
                 9000,
                 0.42 + 0.5 * done + float(generator.normal(0, 0.01)),
+                0.4,
                 0.3 * math.exp(-at / 20) + 0.01,
                 0,
                 0,

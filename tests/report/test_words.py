@@ -11,6 +11,7 @@ from attunement.report.reading import read_run
 from attunement.report.words import (
     comparison_warnings,
     doubt,
+    how_moved,
     interval,
     number,
     satisfies,
@@ -144,3 +145,10 @@ def test_a_sample_satisfies_what_was_asked(write_run):
     matched = read_run(write_run("m", TargetSettings(match={"length": 30.0})))
     assert satisfies(matched, replace(sample, features={"length": 12.0})) is None
     assert satisfies(matched, replace(sample, features={"length": 0.0})) is False
+
+
+def test_the_page_says_by_what_the_policy_was_moved():
+    assert how_moved({"divergence": "jensen_shannon"}).endswith("by the gradient of jensen_shannon")
+    balance = {"objective": "trajectory_balance", "divergence": "alpha:0.5"}
+    assert how_moved(balance).endswith("by the trajectory balance of alpha:0.5")
+    assert "without regard to the base" in how_moved({"objective": "reward"})

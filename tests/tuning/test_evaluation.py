@@ -3,7 +3,7 @@ import math
 import torch
 
 from attunement.divergences import forward_kl
-from attunement.tuning import Proposal, TuningSettings, adapt_proposal, evaluate, init, step
+from attunement.tuning import TuningSettings, evaluate, init, step
 
 SETTINGS = TuningSettings(batch_size=128, bank_size=2048, evaluation_size=512, learning_rate=0.1)
 
@@ -47,26 +47,8 @@ def test_an_evaluation_does_not_disturb_the_run(hard):
     assert torch.equal(*logits)
 
 
-def test_a_better_policy_becomes_the_proposal(hard):
-    settings = SETTINGS.model_copy(update={"proposal": Proposal.KL_ADAPTIVE})
-    problem, state = init(hard, None, settings)
-    assert not adapt_proposal(problem, state)
-    for _ in range(10):
-        step(problem, state)
-    assert adapt_proposal(problem, state)
-    assert torch.equal(state.proposal.module.logits, state.policy.module.logits)
-    assert state.proposal is not state.policy
-    assert not adapt_proposal(problem, state)
-
-
-def test_a_worse_policy_does_not(hard):
-    settings = SETTINGS.model_copy(update={"proposal": Proposal.KL_ADAPTIVE})
-    problem, state = init(hard, None, settings)
-    with torch.no_grad():
-        state.policy.module.logits.mul_(-1)
-    assert not adapt_proposal(problem, state)
-
-
-def test_on_policy_there_is_nothing_to_adapt(hard):
+def test_the_gradients_variance_is_looked_at_only_when_asked(hard):
     problem, state = init(hard, None, SETTINGS)
-    assert not adapt_proposal(problem, state)
+    assert "gradient_variance" not in evaluate(problem, state).estimates
+    problem, state = init(hard, None, SETTINGS.model_copy(update={"gradient_variance": True}))
+    assert evaluate(problem, state).estimates["gradient_variance"].low > 0

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from attunement.core import AttunementError
-from attunement.objectives import Baseline
+from attunement.distributions.drawing import Warp
+from attunement.objectives import Baseline, Objective
 from attunement.targets import Target
-from attunement.tuning import Proposal, TuningSettings, init, load_state, save_state, step
+from attunement.tuning import Proposal, TuningSettings, init, step
 
 SMALL = TuningSettings(batch_size=32, bank_size=128, learning_rate=0.05)
 
@@ -63,28 +64,43 @@ def test_an_unfitted_target_is_refused(base):
         init(target, None, SMALL)
 
 
-@pytest.mark.parametrize("proposal", list(Proposal))
-def test_a_restored_state_goes_on_bit_for_bit(hard, tmp_path, proposal):
-    settings = SMALL.model_copy(update={"proposal": proposal})
+def test_trajectory_balance_needs_two_samples_of_a_context(conditional):
+    settings = SMALL.model_copy(
+        update={"objective": Objective.TRAJECTORY_BALANCE, "samples_per_context": 1}
+    )
+    with pytest.raises(AttunementError, match="trajectory_balance needs two or more samples"):
+        init(conditional, ["p", "q"], settings)
+
+
+def test_a_given_proposal_and_the_settings_need_each_other(hard, base):
+    other = SMALL.model_copy(update={"proposal": Proposal.OTHER})
+    with pytest.raises(AttunementError, match="needs a distribution"):
+        init(hard, None, other)
+    with pytest.raises(AttunementError, match="choose 'other'"):
+        init(hard, None, SMALL, proposal=base.copy())
+    with pytest.raises(AttunementError, match="can't draw everything"):
+        init(hard, None, other, proposal=base.warped(Warp(top_p=0.5)))
+
+
+def test_tokens_need_a_model_that_says_them(base):
+    class Sums:
+        """A distribution that hides its tokens."""
+
+        outcomes, full_support = base.outcomes, True
+
+        def sample(self, contexts, n, *, generator):
+            return base.sample(contexts, n, generator=generator)
+
+        def log_prob(self, samples):
+            return base.log_prob(samples)
+
+    target = Target(Sums()).tilt(lambda texts: [len(t) for t in texts], beta=1.0)
+    settings = TuningSettings(divergence="reverse_kl", reward_to_go=True)
+    with pytest.raises(AttunementError, match=r"Sums doesn't give .* token by token"):
+        init(target, None, settings, policy=base.copy())
+
+
+def test_the_plain_reward_may_be_gone_up_where_a_divergence_is_infinite(hard):
+    settings = TuningSettings(objective=Objective.REWARD, batch_size=32, bank_size=128)
     problem, state = init(hard, None, settings)
-    for _ in range(3):
-        step(problem, state)
-    counters = save_state(problem, state, tmp_path)
-    again, restored = init(hard, None, settings)
-    load_state(again, restored, tmp_path, counters)
-    for _ in range(3):
-        step(problem, state)
-        step(again, restored)
-    assert torch.equal(state.policy.module.logits, restored.policy.module.logits)
-    assert torch.equal(state.average.module.logits, restored.average.module.logits)
-    assert torch.equal(state.pool.log_sums, restored.pool.log_sums)
-    assert state.step == restored.step == 6
-
-
-def test_a_corrupt_checkpoint_is_named(hard, tmp_path):
-    problem, state = init(hard, None, SMALL)
-    step(problem, state)
-    counters = save_state(problem, state, tmp_path)
-    (tmp_path / "optimizer.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(AttunementError, match=r"optimizer\.safetensors can't be read.*delete"):
-        load_state(problem, state, tmp_path, counters)
+    assert math.isfinite(step(problem, state).update.gradient_norm)

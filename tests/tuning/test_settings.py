@@ -41,3 +41,35 @@ def test_an_unknown_option_is_an_error():
 def test_json_round_trip():
     settings = TuningSettings(divergence="alpha:-1", proposal=Proposal.KL_ADAPTIVE, seed=3)
     assert TuningSettings.model_validate(settings.model_dump(mode="json")) == settings
+
+
+def test_a_reward_has_the_baseline_of_its_own():
+    assert TuningSettings(objective="reward").baseline is Baseline.LEAVE_ONE_OUT
+    assert TuningSettings(objective="reward", baseline="none").baseline is Baseline.NONE
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"objective": "reward", "divergence": "reverse_kl"}, "has no divergence"),
+        ({"objective": "reward", "baseline": "analytic"}, "no analytic baseline"),
+        ({"objective": "trajectory_balance", "baseline": "none"}, "its own baseline"),
+        ({"reward_to_go": True}, "for the policy gradient of reverse_kl"),
+        ({"closed_form_kl": True, "divergence": "jensen_shannon"}, "of reverse_kl"),
+        (
+            {"divergence": "reverse_kl", "reward_to_go": True, "baseline": "leave_one_out"},
+            "baseline analytic or none",
+        ),
+        ({"proposal_top_p": 0.9, "proposal": "policy"}, "--proposal mixture"),
+    ],
+)
+def test_nothing_that_was_chosen_goes_unread(given, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        TuningSettings.model_validate(given)
+
+
+def test_a_method_is_told_in_words():
+    assert TuningSettings().method == "forward_kl"
+    balance = TuningSettings(objective="trajectory_balance", divergence="alpha:0.5")
+    assert balance.method == "trajectory_balance of alpha:0.5"
+    assert TuningSettings(objective="reward").method == "the plain reward"

@@ -53,14 +53,39 @@ def tune(
     match: Match = None,
     tilt: Tilt = None,
     beta: Beta = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="policy_gradient, trajectory_balance or reward [policy_gradient]."),
+    ] = None,
     divergence: Annotated[
         str | None, typer.Option(help="jensen_shannon, reverse_kl, ..., alpha:0.5 [forward_kl].")
     ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="none, analytic or leave_one_out [analytic].")
     ] = None,
+    reward_to_go: Annotated[
+        bool | None,
+        typer.Option("--reward-to-go", help="A token answers for what follows it; reverse_kl."),
+    ] = None,
+    closed_form_kl: Annotated[
+        bool | None,
+        typer.Option("--closed-form-kl", help="KL summed over the vocabulary; reverse_kl."),
+    ] = None,
     proposal: Annotated[
-        str | None, typer.Option(help="policy, base, mixture or kl_adaptive [mixture].")
+        str | None,
+        typer.Option(help="policy, base, mixture, kl_adaptive or other [mixture]."),
+    ] = None,
+    proposal_model: Annotated[
+        str | None, typer.Option(help="What --proposal other draws from: a run, folder or hub id.")
+    ] = None,
+    proposal_temperature: Annotated[
+        float | None, typer.Option(help="Temperature of what is drawn from [1].")
+    ] = None,
+    proposal_top_p: Annotated[
+        float | None, typer.Option(help="Top-p of the policy's half of a mixture [1].")
+    ] = None,
+    replay: Annotated[
+        int | None, typer.Option(help="Earlier batches that a step learns from again [0].")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples in a step.")] = None,
@@ -82,6 +107,10 @@ def tune(
     ] = None,
     evaluation_size: Annotated[
         int | None, typer.Option(help="Fresh policy samples at each evaluation.")
+    ] = None,
+    gradient_variance: Annotated[
+        bool | None,
+        typer.Option("--gradient-variance", help="Estimate the gradient's variance as well."),
     ] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
@@ -123,7 +152,13 @@ def tune(
             else:
                 model = model_settings(base, max_new_tokens, stop, stop_preset, dtype, device)
                 target = target_settings(constrain, floor, match, tilt, beta)
-                asked = _recipe(context, model=model, target=target, policy=policy)
+                asked = _recipe(
+                    context,
+                    model=model,
+                    target=target,
+                    policy=policy,
+                    proposal_model=proposal_model,
+                )
                 contexts = read_prompts(prompt, prompts)
             asked.check()
         run = _start(asked, output_dir, contexts)

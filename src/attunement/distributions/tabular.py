@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attunement.core import AttunementError, Context, Outcomes, Samples, Stop, as_contexts
+from attunement.distributions.drawing import Warp
 
 END = 0
 """The end token's id."""
@@ -85,8 +87,8 @@ class Tabular(nn.Module):
 
     @property
     def full_support(self) -> bool:
-        """True: softmax gives every outcome a probability above 0."""
-        return True
+        """Whether every outcome has a probability above 0: no logit is minus infinity."""
+        return bool(torch.isfinite(self.logits).all())
 
     @property
     def module(self) -> nn.Module:
@@ -134,8 +136,17 @@ class Tabular(nn.Module):
 
     def log_prob(self, samples: Samples) -> Tensor:
         """[N] float64 log-probabilities in nats, differentiable."""
+        return self.token_log_probs(samples).sum(1)
+
+    def token_log_probs(self, samples: Samples) -> Tensor:
+        """[N, T] float64: log-probability of each token, 0 where the mask is false."""
+        chosen = self.next_token_log_probs(samples).gather(2, samples.tokens[:, :, None])[:, :, 0]
+        return torch.where(samples.mask, chosen, 0.0)
+
+    def next_token_log_probs(self, samples: Samples) -> Tensor:
+        """[N, T, V] float64: log-probability of every token at each place."""
         rows = self._rows(samples.contexts)[samples.context_index]
-        return self._log_prob(samples.tokens, samples.mask, rows)
+        return self.logits.log_softmax(-1)[rows[:, None], self._prefixes(samples.tokens)]
 
     def enumerate(self, contexts: Sequence[Context | str] | None = None) -> Samples:
         """Every outcome of every context, with its exact log-probability."""
@@ -151,6 +162,12 @@ class Tabular(nn.Module):
         return self._samples(
             tokens.repeat(times, 1), mask.repeat(times, 1), context_index, contexts
         )
+
+    def warped(self, warp: Warp) -> Self:
+        """The same model with each token's distribution reshaped, to be used as a proposal."""
+        rows = self.logits.detach().flatten(0, 1)
+        logits = warp(rows).reshape(self.logits.shape)
+        return type(self)(logits, self.outcomes.max_new_tokens, self.prompts)
 
     def copy(self) -> Self:
         """An independent copy."""
@@ -181,30 +198,28 @@ class Tabular(nn.Module):
     def _samples(
         self, tokens: Tensor, mask: Tensor, context_index: Tensor, contexts: tuple[Context, ...]
     ) -> Samples:
-        rows = self._rows(contexts)[context_index]
-        with torch.no_grad():
-            log_prob = self._log_prob(tokens, mask, rows)
-        return Samples(
+        samples = Samples(
             tokens=tokens,
             mask=mask,
             context_index=context_index,
             contexts=contexts,
             context_tokens=((),) * len(contexts),
-            log_prob=log_prob,
+            log_prob=torch.zeros(len(tokens), dtype=torch.float64),
             finished=((tokens == END) & mask).any(1),
             outcomes=self.outcomes,
             decoder=self.decoder,
         )
+        with torch.no_grad():
+            return replace(samples, log_prob=self.log_prob(samples))
 
-    def _log_prob(self, tokens: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-        log_table = self.logits.log_softmax(-1)
-        prefix = torch.zeros_like(rows)
-        total = torch.zeros(len(rows), dtype=torch.float64)
+    def _prefixes(self, tokens: Tensor) -> Tensor:
+        """[N, T] the row of the prefix that stands before each token."""
+        prefix = torch.zeros(len(tokens), dtype=torch.long)
+        columns = []
         for step in range(tokens.shape[1]):
-            chosen = log_table[rows, prefix, tokens[:, step]]
-            total = total + torch.where(mask[:, step], chosen, 0.0)
+            columns.append(prefix)
             prefix = self._child(prefix, tokens[:, step], step)
-        return total
+        return torch.stack(columns, 1)
 
     def _child(self, prefix: Tensor, token: Tensor, step: int) -> Tensor:
         """The row of a prefix with one more token: prefixes are numbered breadth first."""

@@ -99,7 +99,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the optimisation; the fields are those of `tuning.StepInfo`."""
+    """One step of the optimisation; the fields are those of `tuning.StepInfo`, NaN for None."""
 
     step: int
     gradient_norm: float

@@ -31,6 +31,7 @@ from attunement.report.tables import Cell, Group, cell, comparison_table, run_ta
 from attunement.report.words import (
     Term,
     comparison_warnings,
+    how_moved,
     satisfies,
     terms,
     verdict,
@@ -92,6 +93,7 @@ class Chapter:
     swatch: Swatch
     reading: Reading
     terms: tuple[Term, ...]
+    moved: str
     verdict: str
     warnings: tuple[str, ...]
     tiles: tuple[Tile, ...]
@@ -189,6 +191,7 @@ def _chapter(reading: Reading, swatch: Swatch) -> Chapter:
         swatch=swatch,
         reading=reading,
         terms=terms(reading),
+        moved=how_moved(reading.recipe.settings),
         verdict=verdict(reading),
         warnings=warnings(reading),
         tiles=_tiles(reading),

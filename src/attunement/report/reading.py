@@ -12,6 +12,7 @@ file and, in a log, the line; only a last line that a killed run cut short is le
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -173,7 +174,7 @@ def _step(row: Row) -> Step:
         gradient_norm=_number(row["gradient_norm"]),
         learning_rate=_number(row["learning_rate"]),
         satisfied=_number(row["satisfied"]),
-        signal_variance=_number(row["signal_variance"]),
+        signal_variance=_number_or_nan(row["signal_variance"]),
         clipped=bool(row["clipped"]),
         in_batch_partition=int(_number(row["in_batch_partition"])),
         empty_contexts=int(_number(row["empty_contexts"])),
@@ -229,6 +230,10 @@ def _list(content: object) -> list[object]:
     if not isinstance(content, list):
         raise TypeError(f"a list is expected where {content!r:.60} stands")
     return content
+
+
+def _number_or_nan(content: object) -> float:
+    return math.nan if content is None else _number(content)
 
 
 def _number(content: object) -> float:

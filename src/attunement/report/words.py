@@ -132,6 +132,18 @@ def _constraint(factor: Factor, feature: str) -> Term:
     )
 
 
+def how_moved(settings: Mapping[str, object]) -> str:
+    """By what the policy was moved, as the end of a sentence about it."""
+    divergence = settings.get("divergence", "its divergence")
+    match settings.get("objective"):
+        case "reward":
+            return "was moved up the plain reward of these factors, without regard to the base"
+        case "trajectory_balance":
+            return f"was moved towards it by the trajectory balance of {divergence}"
+        case _:
+            return f"was moved towards it by the gradient of {divergence}"
+
+
 def verdict(reading: Reading) -> str:
     """How it ended, in two sentences."""
     planned = reading.recipe.settings.get("max_steps")

@@ -13,17 +13,18 @@ A run is a function of its recipe: every random stream is derived from (seed, pu
 killed run goes on bit for bit.
 """
 
-from attunement.tuning.evaluation import Evaluation, adapt_proposal, evaluate
+from attunement.tuning.checkpoints import load_state, save_state
+from attunement.tuning.evaluation import Evaluation, evaluate
 from attunement.tuning.loop import Tuned, advance, tune
+from attunement.tuning.noise import gradient_variance
 from attunement.tuning.partition import PartitionPool
 from attunement.tuning.problem import (
     Problem,
     TuningState,
     init,
-    load_state,
     require_finite,
-    save_state,
 )
+from attunement.tuning.proposals import adapt_proposal
 from attunement.tuning.settings import Keep, Proposal, TuningSettings
 from attunement.tuning.stepping import StepInfo, step
 
@@ -40,6 +41,7 @@ __all__ = [
     "adapt_proposal",
     "advance",
     "evaluate",
+    "gradient_variance",
     "init",
     "load_state",
     "require_finite",

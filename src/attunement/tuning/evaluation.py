@@ -12,10 +12,9 @@ from attunement import estimators
 from attunement.core import Estimate, Samples
 from attunement.divergences import forward_kl, jensen_shannon, total_variation
 from attunement.evidence import BASE, POLICY, Evidence
-from attunement.measuring import gather
 from attunement.runs import generator_for
+from attunement.tuning.noise import gradient_variance
 from attunement.tuning.problem import EVALUATION, Problem, TuningState
-from attunement.tuning.settings import Proposal
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Evaluation:
 
 
 def evaluate(problem: Problem, state: TuningState) -> Evaluation:
-    """Estimate where the averaged policy stands, and renew an adaptive proposal if it is nearer."""
+    """Estimate where the averaged policy stands."""
     settings, target = problem.settings, problem.target
     generator = generator_for(settings.seed, EVALUATION, state.step)
     each = max(2, settings.evaluation_size // len(problem.contexts))
@@ -50,26 +49,9 @@ def evaluate(problem: Problem, state: TuningState) -> Evaluation:
     estimates["log_z"] = estimators.log_partition(evidence)
     for name, column in scores.items():
         estimates[name] = estimators.sample_mean(column.values, fresh.context_index)
+    if settings.gradient_variance:
+        estimates["gradient_variance"] = gradient_variance(problem, state)
     return Evaluation(state.step, estimates)
-
-
-def adapt_proposal(problem: Problem, state: TuningState) -> bool:
-    """Renew the proposal when KL(p‖π) < KL(p‖q) on the bank, by their paired difference.
-
-    Returns:
-        Whether it was renewed; always false when the proposal is the policy itself.
-    """
-    if problem.settings.proposal is not Proposal.KL_ADAPTIVE:
-        return False
-    bank = problem.bank
-    evidence = gather(problem.target, state.policy, bank)
-    with torch.no_grad():
-        log_proposal = state.proposal.log_prob(bank)
-    difference = estimators.moment_target(evidence, log_proposal - evidence.log_policy)
-    if difference.high < 0:
-        state.proposal = state.policy.copy()
-        return True
-    return False
 
 
 def _evaluation_evidence(

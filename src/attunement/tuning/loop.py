@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from attunement.core import Context, Trainable
+from attunement.core import Context, Distribution, Trainable
 from attunement.targets import Target
-from attunement.tuning.evaluation import Evaluation, adapt_proposal, evaluate
+from attunement.tuning.evaluation import Evaluation, evaluate
 from attunement.tuning.problem import Problem, TuningState, init
+from attunement.tuning.proposals import adapt_proposal
 from attunement.tuning.settings import Keep, TuningSettings
 from attunement.tuning.stepping import StepInfo, step
 
@@ -70,6 +71,7 @@ def tune(
     settings: TuningSettings | None = None,
     *,
     policy: Trainable | None = None,
+    proposal: Distribution | None = None,
 ) -> Tuned:
     """Tune a copy of the target's base (or a given policy) in memory.
 
@@ -80,12 +82,13 @@ def tune(
         contexts: The contexts; None for an unconditional model.
         settings: The settings; the defaults where None.
         policy: Where to start; it is changed in place.
+        proposal: What is drawn from where the settings say `other`.
 
     Raises:
         AttunementError: See `init`.
     """
     settings = TuningSettings() if settings is None else settings
-    problem, state = init(target, contexts, settings, policy=policy)
+    problem, state = init(target, contexts, settings, policy=policy, proposal=proposal)
     evaluations: list[Evaluation] = []
     kept = state.average.copy()
 

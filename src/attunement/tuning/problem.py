@@ -1,33 +1,36 @@
-"""A tuning problem and the state of its solution; what a checkpoint holds of it."""
+"""A tuning problem and the state of its solution."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from attunement import training
 from attunement.core import (
     AttunementError,
     Context,
+    Distribution,
     Samples,
+    TokenWise,
     Trainable,
     as_contexts,
+    require_proposal,
     require_same_outcomes,
 )
 from attunement.divergences import Divergence, parse_divergence
-from attunement.objectives import Baseline
+from attunement.objectives import Baseline, Objective
 from attunement.runs import generator_for
 from attunement.targets import Target
+from attunement.tuning.drawn import Drawn
 from attunement.tuning.partition import PartitionPool
+from attunement.tuning.rewards import require_reward
 from attunement.tuning.settings import Proposal, TuningSettings
 
-BANK, CONTEXTS, SAMPLES, EVALUATION = range(4)
+BANK, CONTEXTS, SAMPLES, EVALUATION, NOISE = range(5)
 """The purposes that random streams are derived for."""
 
 
@@ -63,8 +66,10 @@ class TuningState:
         policy: The model being tuned.
         average: The same with averaged weights: what is evaluated and delivered.
         training: Optimiser and counters.
-        proposal: The copy of an earlier policy that `kl_adaptive` draws from; else the policy.
+        proposal: What `kl_adaptive` draws from, a copy of an earlier policy, or what `other` does;
+            else the policy.
         pool: Z of every context, from the bank and earlier steps.
+        replay: The last batches, the latest first.
         step: Steps made.
         best: Lowest KL(p‖π) on the bank so far.
     """
@@ -72,8 +77,9 @@ class TuningState:
     policy: Trainable
     average: Trainable
     training: training.TrainingState
-    proposal: Trainable
+    proposal: Distribution
     pool: PartitionPool
+    replay: tuple[Drawn, ...] = ()
     step: int = 0
     best: float = math.inf
 
@@ -84,6 +90,7 @@ def init(
     settings: TuningSettings,
     *,
     policy: Trainable | None = None,
+    proposal: Distribution | None = None,
 ) -> tuple[Problem, TuningState]:
     """Check everything that can be checked, draw the bank and make the first state.
 
@@ -92,16 +99,22 @@ def init(
         contexts: The contexts; None for an unconditional model.
         settings: The settings.
         policy: Where to start; a copy of the base by default.
+        proposal: What is drawn from where the settings say `other`.
 
     Raises:
         AttunementError: The divergence is infinite under a hard constraint, the target isn't
-            fitted, no base sample satisfies the constraint, or the outcomes differ.
+            fitted, no base sample satisfies the constraint, the outcomes differ, or the settings
+            ask for something that target, policy or proposal don't have.
     """
-    require_finite(parse_divergence(settings.divergence), target.has_forbidden)
+    require_finite(settings, target.has_forbidden)
+    if settings.objective is Objective.REWARD:
+        require_reward(target)
     contexts = as_contexts(contexts)
     _require_enough(settings, len(contexts))
     policy = _copied_base(target) if policy is None else policy
     require_same_outcomes(target.base, policy)
+    _require_token_wise(settings, target.base, policy)
+    _require_given(settings, target, proposal)
     each = max(2, settings.bank_size // len(contexts))
     bank = target.base.sample(contexts, each, generator=generator_for(settings.seed, BANK))
     potential = target.log_potential(bank)
@@ -117,19 +130,20 @@ def init(
         policy=policy,
         average=average,
         training=training.start_training(policy.module, average.module, settings),
-        proposal=policy.copy() if settings.proposal is Proposal.KL_ADAPTIVE else policy,
+        proposal=_first_proposal(settings, policy, proposal),
         pool=pool,
     )
     return Problem(target, contexts, settings, bank, potential), state
 
 
-def require_finite(row: Divergence, hard: bool) -> None:
-    """Raise if a divergence is infinite under a target with a hard constraint.
+def require_finite(settings: TuningSettings, hard: bool) -> None:
+    """Raise if the divergence of the settings is infinite under a target with a hard constraint.
 
     Raises:
         AttunementError: It is; the message offers a floor.
     """
-    if hard and not row.allows_forbidden:
+    row = parse_divergence(settings.divergence)
+    if hard and not row.allows_forbidden and settings.objective is not Objective.REWARD:
         raise AttunementError(
             f"{row.name} is infinite under a hard constraint: give it a floor (--floor 0.01) or "
             "choose a divergence such as jensen_shannon"
@@ -143,41 +157,41 @@ def samples_of_each(settings: TuningSettings, contexts: int) -> int:
 
 
 def _require_enough(settings: TuningSettings, contexts: int) -> None:
+    balance = settings.objective is Objective.TRAJECTORY_BALANCE
     compares = settings.baseline is Baseline.LEAVE_ONE_OUT
-    if compares and samples_of_each(settings, contexts) < 2:
+    if (compares or balance) and samples_of_each(settings, contexts) < 2:
         option = "--batch-size" if contexts == 1 else "--samples-per-context or --batch-size"
+        what = settings.objective if balance else settings.baseline
+        raise AttunementError(f"{what} needs two or more samples for each context: raise {option}")
+
+
+def _require_token_wise(settings: TuningSettings, base: Distribution, policy: Trainable) -> None:
+    for model in (base, policy):
+        if settings.by_token and not isinstance(model, TokenWise):
+            raise AttunementError(
+                f"a {type(model).__name__} doesn't give its log-probabilities token by token: "
+                "leave out reward_to_go and closed_form_kl"
+            )
+
+
+def _require_given(settings: TuningSettings, target: Target, proposal: Distribution | None) -> None:
+    wanted = settings.proposal is Proposal.OTHER
+    if wanted and proposal is None:
+        raise AttunementError("the proposal 'other' needs a distribution: give proposal=...")
+    if not wanted and proposal is not None:
         raise AttunementError(
-            f"leave_one_out needs two or more samples for each context: raise {option}"
+            f"a proposal was given, but the settings draw from {settings.proposal}: choose 'other'"
         )
+    if proposal is not None:
+        require_proposal(target, proposal)
 
 
-def save_state(problem: Problem, state: TuningState, folder: Path) -> dict[str, object]:
-    """Write tensors into a checkpoint folder and return the counters that go with them."""
-    counters = training.save_training(state.training, folder)
-    save_file(
-        {"log_sums": state.pool.log_sums, "counts": state.pool.counts},
-        folder / "partition.safetensors",
-    )
-    if problem.settings.proposal is Proposal.KL_ADAPTIVE:
-        training.save_parameters(state.proposal.module, folder / "proposal.safetensors")
-    return {**counters, "best": "inf" if math.isinf(state.best) else state.best}
-
-
-def load_state(
-    problem: Problem, state: TuningState, folder: Path, counters: Mapping[str, object]
-) -> None:
-    """Bring a fresh state to where `save_state` was called.
-
-    Raises:
-        AttunementError: A file of the checkpoint is missing or corrupt.
-    """
-    training.load_training(state.training, folder, counters)
-    if problem.settings.proposal is Proposal.KL_ADAPTIVE:
-        training.load_parameters(state.proposal.module, folder / "proposal.safetensors")
-    sums = training.load_tensors(folder / "partition.safetensors")
-    state.pool = PartitionPool(sums["log_sums"], sums["counts"])
-    state.step = state.training.updates
-    state.best = float(str(counters["best"]))
+def _first_proposal(
+    settings: TuningSettings, policy: Trainable, given: Distribution | None
+) -> Distribution:
+    if given is not None:
+        return given
+    return policy.copy() if settings.proposal is Proposal.KL_ADAPTIVE else policy
 
 
 def _copied_base(target: Target) -> Trainable:

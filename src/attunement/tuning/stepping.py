@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from attunement import training
-from attunement.objectives import policy_gradient_signal, surrogate
 from attunement.tuning.drawing import draw
-from attunement.tuning.problem import Problem, TuningState
+from attunement.tuning.learning import lesson
+from attunement.tuning.problem import SAMPLES, Problem, TuningState
+from attunement.tuning.replay import remember, with_replay
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,12 @@ class StepInfo:
     Attributes:
         step: Number of the step, from 1.
         samples: Samples drawn.
+        replayed: Samples of earlier steps that were learnt from again.
         tokens: Completion tokens drawn.
-        satisfied: Share of the samples that the target allows.
-        signal_variance: Variance of w·A over the step: what the baseline lowers.
+        satisfied: Share of the samples drawn that the target allows.
+        reward: Mean of the plain reward of the samples drawn.
+        signal_variance: Variance of the signal over the step's samples: what the baseline lowers;
+            None where the tokens of a sample have signals of their own.
         in_batch_partition: Contexts whose Z was only known from this batch, which biases the step.
         empty_contexts: Contexts in which no sample satisfied the constraint; they add nothing.
         update: What the optimiser did.
@@ -33,9 +37,11 @@ class StepInfo:
 
     step: int
     samples: int
+    replayed: int
     tokens: int
     satisfied: float
-    signal_variance: float
+    reward: float
+    signal_variance: float | None
     in_batch_partition: int
     empty_contexts: int
     update: training.UpdateInfo
@@ -51,36 +57,26 @@ def step(problem: Problem, state: TuningState) -> StepInfo:
     """One step; changes the state in place."""
     started = time.perf_counter()
     settings = problem.settings
-    drawn = draw(problem, state)
-    samples, context, log_weights = drawn.samples, drawn.context, drawn.log_weights
-    log_partition, in_batch = state.pool.log_partition_of(context, log_weights)
-    teaching = drawn.teaches.nonzero()[:, 0]
-    signal = torch.zeros(len(samples), dtype=torch.float64)
-    signal[teaching] = policy_gradient_signal(
-        problem.divergence,
-        settings.baseline,
-        log_policy=drawn.log_policy[teaching],
-        log_score=drawn.log_score[teaching],
-        log_partition=log_partition[teaching],
-        log_proposal=drawn.log_proposal[teaching],
-        context=context[teaching],
+    fresh = draw(problem, state, SAMPLES)
+    drawn = with_replay(fresh, state)
+    taught = lesson(problem, state, drawn)
+    parts = micro_batches(
+        drawn.samples.lengths, drawn.teaches.nonzero()[:, 0], settings.micro_batch_size
     )
-
-    def loss_of(rows: Tensor) -> Tensor:
-        return surrogate(signal[rows], state.policy.log_prob(samples[rows]), len(samples))
-
-    parts = micro_batches(samples.lengths, teaching, settings.micro_batch_size)
-    info = training.update(state.training, parts, loss_of, settings)
-    state.pool.add(context, log_weights)
+    info = training.update(state.training, parts, taught.loss_of, settings)
+    state.pool.add(fresh.context, fresh.log_weights)
+    remember(fresh, state, settings.replay)
     state.step += 1
     return StepInfo(
         step=state.step,
-        samples=len(samples),
-        tokens=int(samples.mask.sum()),
-        satisfied=float(torch.isfinite(drawn.log_score).double().mean()),
-        signal_variance=float(signal.var()) if len(signal) > 1 else 0.0,
-        in_batch_partition=in_batch,
-        empty_contexts=int(context[torch.isneginf(log_partition)].unique().numel()),
+        samples=len(fresh),
+        replayed=len(drawn) - len(fresh),
+        tokens=int(fresh.samples.mask.sum()),
+        satisfied=float(torch.isfinite(fresh.log_score).double().mean()),
+        reward=float(fresh.reward.mean()),
+        signal_variance=None if taught.signal is None else float(taught.signal.var(correction=0)),
+        in_batch_partition=taught.in_batch_partition,
+        empty_contexts=taught.empty_contexts,
         update=info,
         seconds=time.perf_counter() - started,
     )

@@ -1,6 +1,6 @@
-"""Training signals as pure functions of log-probabilities.
+"""Distributional policy gradients for any f-divergence (arXiv 2302.08215).
 
-Distributional policy gradients for any f-divergence (arXiv 2302.08215), on samples x ~ q(·|c):
+On samples x ~ q(·|c),
 
     w = π/q,  r = -f'(π/p),  A = r - B,  surrogate = -mean( w A log π(x|c) ),
 
@@ -14,21 +14,12 @@ the signal of every single sample vanishes at π = p, not only their mean.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import torch
 from torch import Tensor
 
 from attunement.core import AttunementError
 from attunement.divergences import Divergence
-
-
-class Baseline(StrEnum):
-    """What is subtracted from the pseudo-reward."""
-
-    NONE = "none"
-    ANALYTIC = "analytic"
-    LEAVE_ONE_OUT = "leave_one_out"
+from attunement.objectives.baselines import Baseline, leave_one_out
 
 
 def policy_gradient_signal(
@@ -102,29 +93,6 @@ def has_signal(divergence: Divergence, baseline: Baseline, log_potential: Tensor
     if baseline is Baseline.NONE and divergence.slope_at_infinity == 0:
         return ~torch.isneginf(log_potential)
     return torch.ones_like(log_potential, dtype=torch.bool)
-
-
-def leave_one_out(weights: Tensor, rewards: Tensor, context: Tensor) -> Tensor:
-    """Σ_{j≠i} w_j r_j / Σ_{j≠i} w_j within the context of sample i.
-
-    Args:
-        weights: [N] importance weights.
-        rewards: [N] pseudo-rewards.
-        context: [N] int64.
-
-    Returns:
-        [N].
-
-    Raises:
-        AttunementError: Some context has a single sample.
-    """
-    _, group, counts = context.unique(return_inverse=True, return_counts=True)
-    if bool((counts < 2).any()):
-        raise AttunementError("leave_one_out needs two or more samples for each context")
-    zeros = torch.zeros(len(counts), dtype=weights.dtype)
-    total = zeros.index_add(0, group, weights)[group] - weights
-    weighted = zeros.index_add(0, group, weights * rewards)[group] - weights * rewards
-    return torch.where(total > 0, weighted / total.clamp(min=1e-300), 0.0)
 
 
 def surrogate(signal: Tensor, log_policy: Tensor, count: int) -> Tensor:

@@ -1,0 +1,102 @@
+import pytest
+import torch
+
+from attunement.divergences import reverse_kl
+from attunement.objectives import Objective
+from attunement.targets import Target
+from attunement.tuning import TuningSettings, init, step
+from attunement.tuning.drawing import draw
+from attunement.tuning.learning import lesson
+from attunement.tuning.problem import SAMPLES
+
+SMALL = TuningSettings(batch_size=64, bank_size=512, learning_rate=0.05, averaging=0.0)
+
+
+def length(texts: list[str]) -> list[int]:
+    return [len(text) for text in texts]
+
+
+def has_a(texts: list[str]) -> list[bool]:
+    return ["a" in text for text in texts]
+
+
+def exact_kl(target: Target, policy) -> float:
+    support = target.base.enumerate()
+    score = target.base.log_prob(support) + target.log_potential(support)
+    return float(reverse_kl.exact(policy.log_prob(support), score.log_softmax(0)).detach())
+
+
+@pytest.mark.parametrize("reward_to_go", [False, True])
+@pytest.mark.parametrize("closed_form_kl", [False, True])
+@pytest.mark.parametrize("proposal", ["policy", "mixture"])
+def test_token_signals_lower_reverse_kl(base, reward_to_go, closed_form_kl, proposal):
+    settings = TuningSettings(
+        divergence="reverse_kl",
+        reward_to_go=reward_to_go,
+        closed_form_kl=closed_form_kl,
+        proposal=proposal,
+        batch_size=64,
+        bank_size=512,
+        learning_rate=0.05,
+    )
+    target = Target(base).tilt(length, beta=0.5)
+    problem, state = init(target, None, settings)
+    before = exact_kl(target, state.policy)
+    infos = [step(problem, state) for _ in range(40)]
+    assert exact_kl(target, state.policy) < 0.3 * before
+    by_token = reward_to_go or closed_form_kl
+    assert (infos[0].signal_variance is None) == by_token
+
+
+def test_the_whole_sample_token_by_token_is_the_policy_gradient(base, monkeypatch):
+    """Neither option: the same gradient, summed over tokens."""
+    target = Target(base).tilt(length, beta=0.5)
+    settings = SMALL.model_copy(update={"divergence": "reverse_kl"})
+    problem, state = init(target, None, settings)
+    step(problem, state)
+    drawn = draw(problem, state, SAMPLES)
+    losses = [lesson(problem, state, drawn).loss_of]
+    monkeypatch.setattr(TuningSettings, "by_token", True)
+    losses.append(lesson(problem, state, drawn).loss_of)
+    first, second = (
+        torch.autograd.grad(loss(torch.arange(64)), state.policy.module.logits)[0]
+        for loss in losses
+    )
+    torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("proposal", ["policy", "base", "mixture"])
+@pytest.mark.parametrize("divergence", ["forward_kl", "jensen_shannon", "squared_hellinger"])
+def test_trajectory_balance_comes_nearer_to_a_hard_target(hard, divergence, proposal):
+    settings = TuningSettings(
+        objective=Objective.TRAJECTORY_BALANCE,
+        divergence=divergence,
+        proposal=proposal,
+        replay=2,
+        batch_size=64,
+        bank_size=512,
+        learning_rate=0.1,
+    )
+    problem, state = init(hard, None, settings)
+    support = hard.base.enumerate()
+    score = hard.base.log_prob(support).detach() + hard.log_potential(support)
+
+    def distance() -> float:
+        log_policy = state.policy.log_prob(support).detach()
+        return float((log_policy.exp() - score.softmax(0)).abs().sum() / 2)
+
+    before = distance()
+    for _ in range(60):
+        step(problem, state)
+    assert distance() < 0.5 * before
+
+
+def test_the_plain_reward_forgets_the_base(base):
+    target = Target(base).constrain(has_a)
+    settings = TuningSettings(
+        objective="reward", proposal="policy", batch_size=128, bank_size=256, learning_rate=0.3
+    )
+    problem, state = init(target, None, settings)
+    infos = [step(problem, state) for _ in range(60)]
+    assert infos[-1].reward > 0.99
+    assert infos[-1].satisfied == infos[-1].reward
