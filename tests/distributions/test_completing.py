@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from attunement.core import AttunementError, Context, Outcomes, Stop
+from attunement.core import AttunementError, Context, Outcomes, Stop, TokenWise
 from attunement.distributions.causal import Causal
-from attunement.distributions.completing import draw_samples, score_samples
+from attunement.distributions.completing import draw_samples, score_samples, score_vocabulary
 from attunement.distributions.prompts import Prompts
 from attunement.distributions.reading import CausalReader
 
@@ -42,6 +42,27 @@ def test_completions_stand_in_the_order_of_contexts_whatever_order_they_were_dec
         scores = score_samples(causal, samples, 64, None)
     torch.testing.assert_close(scores.double().sum(1), samples.log_prob, atol=1e-4, rtol=0)
     assert not scores[~samples.mask].any()
+
+
+def test_every_token_is_scored_at_the_places_of_the_mask(model, byte_tokenizer):
+    outcomes = Outcomes(0, OUTCOMES.stop, 10, frozenset({40, 41}))
+    causal = Causal(model, byte_tokenizer, outcomes)
+    assert isinstance(causal, TokenWise)
+    samples = draw(causal)
+    assert not samples.mask.all()
+    every = score_vocabulary(causal, samples, 64)
+    assert every.shape == (*samples.tokens.shape, 257)
+    assert not every[~samples.mask].any()
+    assert (every[samples.mask][:, [40, 41]] == -math.inf).all()
+    chosen = every.gather(2, samples.tokens[:, :, None])[:, :, 0]
+    with torch.no_grad():
+        torch.testing.assert_close(chosen.detach(), score_samples(causal, samples, 64, None))
+    (chosen * samples.mask).sum().backward()
+    ours = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    causal.log_prob(samples).sum().backward()
+    for mine, parameter in zip(ours, model.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad, atol=1e-3, rtol=1e-3)
 
 
 def test_a_mode_that_was_on_is_on_again(causal):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from attunement.core import AttunementError, Context, Outcomes, Samples, Stop, Trainable
+from attunement.core import AttunementError, Context, Outcomes, Samples, Stop, TokenWise
 from attunement.distributions.causal import Causal
 from attunement.distributions.drawing import Warp
 from attunement.distributions.language import LanguageModel, Warped
@@ -67,7 +67,7 @@ def every_outcome(outcomes: Outcomes, source: tuple[int, ...]) -> Samples:
 
 
 def test_it_is_a_language_model(seq2seq):
-    assert isinstance(seq2seq, Trainable)
+    assert isinstance(seq2seq, TokenWise)
     assert isinstance(seq2seq, LanguageModel)
     assert isinstance(seq2seq.warped(Warp()), Warped)
 

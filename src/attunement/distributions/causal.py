@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from attunement.core import Context, Decoder, Outcomes, Samples, Stop, as_contexts
-from attunement.distributions.completing import draw_samples, score_samples
+from attunement.distributions.completing import draw_samples, score_samples, score_vocabulary
 from attunement.distributions.drawing import Warp
 from attunement.distributions.language import Warped, require_drawable
 from attunement.distributions.loading import (
@@ -173,6 +173,16 @@ class Causal:
             AttunementError: The samples have other outcomes, or exceed the model's context.
         """
         return score_samples(self, samples, context_limit(self.module.config), warp)
+
+    def next_token_log_probs(self, samples: Samples) -> Tensor:
+        """[N, T, V] float32: log-probability of every token at each place of the mask.
+
+        Minus infinity for a forbidden token; 0 outside the mask. Differentiable.
+
+        Raises:
+            AttunementError: The samples have other outcomes, or exceed the model's context.
+        """
+        return score_vocabulary(self, samples, context_limit(self.module.config))
 
     def warped(self, warp: Warp) -> Warped:
         """The same model with each token's distribution reshaped, to be used as a proposal."""

@@ -19,10 +19,10 @@ from attunement.core import AttunementError, Samples
 from attunement.distributions.attending import single_queries
 from attunement.distributions.decoding import Completions, Reader, decode
 from attunement.distributions.drawing import Reshape, Warp
-from attunement.distributions.forward import evaluating
+from attunement.distributions.forward import evaluating, vocabulary_of
 from attunement.distributions.language import LanguageModel
 from attunement.distributions.prompts import Prompts, check_scored_lengths
-from attunement.distributions.scoring import score
+from attunement.distributions.scoring import chosen_log_prob, every_log_prob, score
 
 
 def draw_samples(
@@ -125,9 +125,36 @@ def score_samples(
         AttunementError: The samples have other outcomes, exceed the limit, or were read by an
             encoder where the model has none, or the reverse.
     """
+    result = torch.zeros(samples.tokens.shape)
+    return _score(model, samples, limit, warp, chosen_log_prob, result)
+
+
+def score_vocabulary(model: LanguageModel, samples: Samples, limit: int | None) -> Tensor:
+    """[N, T, V] float32: log-probability of every token at each place, 0 where the mask is false.
+
+    Args:
+        model: The model.
+        samples: Completions on its outcomes.
+        limit: How many tokens it can read in one sequence, or None.
+
+    Raises:
+        AttunementError: As `score_samples`.
+    """
+    result = torch.zeros(*samples.tokens.shape, vocabulary_of(model.module))
+    return _score(model, samples, limit, None, every_log_prob, result)
+
+
+def _score(
+    model: LanguageModel,
+    samples: Samples,
+    limit: int | None,
+    warp: Warp | None,
+    log_probs_of: Callable[[Tensor, Tensor], Tensor],
+    result: Tensor,
+) -> Tensor:
+    """Log-probabilities put into a result of zeros, at the places of the mask."""
     _require_own(model, samples)
     check_scored_lengths(samples, limit)
-    result = torch.zeros(samples.tokens.shape)
     if not samples.mask.any():
         return result
     index = samples.context_index.tolist()
@@ -137,7 +164,12 @@ def score_samples(
     )
     with evaluating(model.module):
         rows, columns, values = score(
-            model.module, heads, samples.token_lists, _reshape(model, warp), sources
+            model.module,
+            heads,
+            samples.token_lists,
+            _reshape(model, warp),
+            log_probs_of,
+            sources,
         )
     return result.index_put((rows, columns), values.cpu())
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from attunement.core import AttunementError, Context, Decoder, Outcomes, Samples, Trainable
 from attunement.distributions.drawing import Warp
+from attunement.distributions.forward import vocabulary_of
 
 
 @runtime_checkable
@@ -87,7 +88,7 @@ def require_drawable(outcomes: Outcomes, module: PreTrainedModel, batch_size: in
         AttunementError: Forbidden ids that the vocabulary doesn't have, or all of it; or batches
             of nothing.
     """
-    vocabulary = module.config.get_text_config(decoder=True).vocab_size
+    vocabulary = vocabulary_of(module)
     beyond = [token for token in outcomes.forbidden if not 0 <= token < vocabulary]
     if beyond:
         raise AttunementError(

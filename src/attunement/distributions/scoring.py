@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from attunement.distributions.encoding import encode
-from attunement.distributions.forward import causal_inputs, logits_at
+from attunement.distributions.forward import causal_inputs, logits_at, vocabulary_of
 
 _TOKENS_A_PASS = 8192
 _LOGITS_A_PASS = 2**26
@@ -32,24 +32,26 @@ def score(
     contexts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
     reshape: Callable[[Tensor], Tensor],
+    log_probs_of: Callable[[Tensor, Tensor], Tensor],
     sources: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of all tokens of N completions, in an order of the function's own.
+    """Log-probabilities at all M tokens of N completions, in an order of the function's own.
 
     Args:
         model: A language model in eval mode.
         contexts: N rows of ids that the completions go on from, none empty.
         completions: N rows of ids.
         reshape: The logits that the tokens were drawn from, given the model's.
+        log_probs_of: `chosen_log_prob` or `every_log_prob`.
         sources: N rows of ids for the encoder, none empty; None where the model has no encoder.
 
     Returns:
         rows [M] and columns [M], int64 on the CPU: which token of which completion; and the
-        log-probabilities [M], float32 on the model's device, differentiable if grad is enabled.
+        log-probabilities [M] or [M, V], float32 on the model's device, differentiable if grad is
+        enabled.
     """
     rows, columns, parts = [], [], []
-    vocabulary = model.config.get_text_config(decoder=True).vocab_size
-    for batch in _batches(contexts, completions, sources, vocabulary):
+    for batch in _batches(contexts, completions, sources, vocabulary_of(model)):
         whole = [[*contexts[row], *completions[row]] for row in batch]
         width = max(map(len, whole)) - 1
         tokens = torch.tensor([ids[:-1] + ids[:1] * (width + 1 - len(ids)) for ids in whole])
@@ -61,7 +63,7 @@ def score(
         device = model.device
         inputs = _inputs(model, tokens.to(device), sources and [sources[row] for row in batch])
         logits = logits_at(model, chosen.to(device), inputs)
-        parts.append(chosen_log_prob(reshape(logits), drawn.to(device)))
+        parts.append(log_probs_of(reshape(logits), drawn.to(device)))
         within = chosen.nonzero()
         rows.append(torch.tensor(batch)[within[:, 0]])
         columns.append(within[:, 1] - first[within[:, 0], 0])
@@ -114,6 +116,11 @@ def chosen_log_prob(logits: Tensor, tokens: Tensor) -> Tensor:
         [M] float32, minus infinity (and without gradient) where the token is impossible.
     """
     return _ChosenLogProb.apply(logits, tokens)
+
+
+def every_log_prob(logits: Tensor, _: Tensor) -> Tensor:
+    """Log-softmax of logits [M, V] at every token, [M, V] float32."""
+    return logits.float().log_softmax(1)
 
 
 class _ChosenLogProb(torch.autograd.Function):
