@@ -136,3 +136,28 @@ def test_another_runs_policy_can_be_drawn_from(attune, job, run, tmp_path):
         f"--output-dir={tmp_path / 'new'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_same_commands_with_a_model_that_has_an_encoder(attune, small, t5_folder, tmp_path):
+    prompts, run = tmp_path / "prompts.jsonl", tmp_path / "run"
+    prompts.write_text('{"prompt": "abc"}\n{"prompt": "ddddeeee"}\n{"prompt": ""}\n')
+    done = attune(
+        "tune", *small, "--base", str(t5_folder), "--prompts", str(prompts), "--max-steps=2",
+        "--constrain=contains:d", "--samples-per-context=8", "--output-dir", str(run),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = attune("sample", str(run), "--prompt", "abc", "-n", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+    done = attune("measure", str(run), "-n", "64", "--json")
+    assert done.returncode == 0, done.stderr
+    done = attune(
+        "measure", str(run / "policy"), "--base", str(t5_folder), "--prompts", str(prompts),
+        "--constrain=contains:d", "--max-new-tokens=12", "-n", "64",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "forward_kl" in done.stdout
+    done = attune("tune", *small, "--policy", str(run), "--constrain=contains:d",
+                  "--output-dir", str(tmp_path / "other"))  # fmt: skip
+    assert done.returncode == 1
+    assert "one of them has an encoder" in done.stderr

@@ -12,7 +12,9 @@ trained; so it reads something of the empty context too, T5 its end token. A com
 of its own: `Samples.full_texts` are the completions.
 
 What a checkpoint's generation settings force upon its samples (a first token, for models of many
-languages) isn't part of the model's distribution, and is left out.
+languages) isn't part of the model's distribution, and is left out. M2M100 derives positions from
+where padding tokens stand, so for it the padding token has to be forbidden. Encoders that route
+tokens to experts aren't read.
 """
 
 from __future__ import annotations
