@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from attunement.core import AttunementError, Context, Decoder, Outcomes, Samples, Trainable
+from attunement.core import AttunementError, Context, Decoder, Outcomes, Samples, TokenWise
 from attunement.distributions.drawing import Warp
 from attunement.distributions.forward import vocabulary_of
 
 
 @runtime_checkable
-class LanguageModel(Trainable, Protocol):
+class LanguageModel(TokenWise, Protocol):
     """A network of transformers and its tokenizer, as a distribution that can be trained."""
 
     @property
