@@ -9,15 +9,16 @@ cache, which grows) and at the encoded prompt (the cross-attention's cache, whic
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from attunement.distributions.caching import reserved_cache
-from attunement.distributions.encoding import Encoded, encode
+from attunement.distributions.encoding import decoder_inputs, source_inputs
 from attunement.distributions.forward import logits_at
 
 
@@ -99,31 +100,35 @@ class EncoderDecoderReader:
             start: The id that the decoder reads first.
             steps: How many tokens will be drawn at most.
         """
+        numbers = {source: number for number, source in enumerate(dict.fromkeys(sources))}
         self.model = model
         self.device = model.device
-        self.sources = sources
-        self.start = start
+        self.source = source_inputs(list(numbers), model.device)
+        self.source_of_row = torch.tensor([numbers[s] for s in sources], device=model.device)
+        self.start = torch.full((len(numbers), 1), start, device=model.device)
         own = reserved_cache(model.get_decoder().config, steps)
         self.cache = EncoderDecoderCache(own, DynamicCache())
-        self.encoded: Encoded
-        self.seen = 0
+        self.seen = 1
 
     def begin(self) -> Tensor:
-        """Encode every different source, read the start token, then repeat for the rows."""
-        self.encoded, rows = encode(self.model, self.sources)
-        start = torch.full((len(self.encoded),), self.start, device=self.device)
-        logits = self.read(start)
-        self.keep(rows)
-        return logits[rows]
+        """Read every different source and the start token, then repeat for the rows."""
+        output = self._forward(self.start, self.source)
+        self.mask, self.encoded = self.source["attention_mask"], output.encoder_last_hidden_state
+        self.keep(self.source_of_row)
+        return output.logits[:, -1].float()[self.source_of_row]
 
     def read(self, tokens: Tensor) -> Tensor:
         """Read one more token [A] for each row."""
         self.seen += 1
-        inputs = self.encoded.inputs(tokens[:, None], self.seen)
-        logits = self.model(**inputs, past_key_values=self.cache, use_cache=True).logits
-        return logits[:, -1].float()
+        encoded = BaseModelOutput(last_hidden_state=self.encoded)
+        source = {"encoder_outputs": encoded, "attention_mask": self.mask}
+        return self._forward(tokens[:, None], source).logits[:, -1].float()
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only (an index may come more than once)."""
         self.cache.batch_select_indices(rows)
-        self.encoded = self.encoded[rows]
+        self.mask, self.encoded = self.mask[rows], self.encoded[rows]
+
+    def _forward(self, tokens: Tensor, source: Mapping[str, object]) -> Any:
+        inputs = {**source, **decoder_inputs(tokens, self.seen)}
+        return self.model(**inputs, past_key_values=self.cache, use_cache=True)

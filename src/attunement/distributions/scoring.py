@@ -12,14 +12,14 @@ for a large vocabulary is half of what a saved log-softmax takes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from attunement.distributions.encoding import encode
+from attunement.distributions.encoding import decoder_inputs, encoded_once
 from attunement.distributions.forward import causal_inputs, logits_at, vocabulary_of
 
 _TOKENS_A_PASS = 8192
@@ -61,8 +61,8 @@ def score(
         chosen = (places >= first) & (places < first + counts)
         drawn = torch.tensor([token for row in batch for token in completions[row]])
         device = model.device
-        inputs = _inputs(model, tokens.to(device), sources and [sources[row] for row in batch])
-        logits = logits_at(model, chosen.to(device), inputs)
+        read = sources and [sources[row] for row in batch]
+        logits = _logits(model, chosen.to(device), tokens.to(device), read)
         parts.append(log_probs_of(reshape(logits), drawn.to(device)))
         within = chosen.nonzero()
         rows.append(torch.tensor(batch)[within[:, 0]])
@@ -70,14 +70,17 @@ def score(
     return torch.cat(rows), torch.cat(columns), torch.cat(parts)
 
 
-def _inputs(
-    model: PreTrainedModel, tokens: Tensor, sources: Sequence[Sequence[int]] | None
-) -> Mapping[str, object]:
-    """The arguments of a pass over [B, W] tokens, with B sources where there is an encoder."""
+def _logits(
+    model: PreTrainedModel,
+    chosen: Tensor,
+    tokens: Tensor,
+    sources: Sequence[Sequence[int]] | None,
+) -> Tensor:
+    """[M, V] logits at the chosen of [B, W] tokens, with B sources where there is an encoder."""
     if sources is None:
-        return causal_inputs(tokens)
-    encoded, rows = encode(model, sources)
-    return encoded[rows].inputs(tokens, tokens.shape[1])
+        return logits_at(model, chosen, causal_inputs(tokens))
+    with encoded_once(model, sources) as inputs:
+        return logits_at(model, chosen, inputs | decoder_inputs(tokens, tokens.shape[1]))
 
 
 def _batches(
