@@ -27,7 +27,7 @@ def source_inputs(sources: Sequence[Sequence[int]], device: torch.device) -> dic
         device: Where the model is.
     """
     width = max(map(len, sources))
-    padded = [[*source, *source[:1] * (width - len(source))] for source in sources]
+    padded = [[*source, *[source[0]] * (width - len(source))] for source in sources]
     lengths = torch.tensor([len(source) for source in sources], device=device)
     mask = (torch.arange(width, device=device) < lengths[:, None]).long()
     return {"input_ids": torch.tensor(padded, device=device), "attention_mask": mask}
