@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from attunement import jobs, runs
 from attunement.core import AttunementError, Context
@@ -15,7 +15,7 @@ from attunement.recipes import ModelSettings, TargetSettings, TuneRecipe
 from attunement.runs import METRICS, SAMPLES, Run
 from attunement.scorers import parse_scorer
 from attunement.targets import Target
-from attunement.tuning import TuningSettings, evaluate, init
+from attunement.tuning import Keep, TuningSettings, evaluate, init
 
 SETTINGS = TuningSettings(
     max_steps=4, batch_size=16, bank_size=64, evaluation_size=16, evaluate_every=2, save_every=2
@@ -291,6 +291,29 @@ def test_a_policy_that_a_run_starts_from_lends_its_samples_to_the_fit(finished, 
     assert again.lambdas_["regex:self"] == then
     assert any("regex:self = 0.5: λ = " in sentence for sentence in sentences)
     assert any("effective samples" in sentence for sentence in sentences)
+
+
+def test_a_model_with_an_encoder_is_tuned_killed_and_resumed(t5_folder, tmp_path):
+    asked = RECIPE.model_copy(
+        update={
+            "model": ModelSettings(base=str(t5_folder), max_new_tokens=6),
+            "target": TargetSettings(constrain=("contains:d",), floor=0.1),
+            "settings": SETTINGS.model_copy(update={"learning_rate": 1e-2, "keep": Keep.LAST}),
+        }
+    )
+    contexts = (Context("abc"), Context(""), Context("ddddllkk"))
+    whole = jobs.tune(asked, tmp_path / "whole", contexts)
+    with pytest.raises(KilledError):
+        jobs.tune(asked, tmp_path / "killed", contexts, killer(3))
+    killed = jobs.resume(tmp_path / "killed")
+    assert all(torch.equal(t, weights(whole)[name]) for name, t in weights(killed).items())
+    policy = jobs.open_policy(whole)
+    model = AutoModelForSeq2SeqLM.from_pretrained(whole.policy_folder)
+    for name, tensor in policy.module.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+    base = jobs.open_target(whole)[1].base.module.state_dict()
+    moved = {n for n, t in policy.module.state_dict().items() if not torch.equal(t, base[n])}
+    assert {name.partition(".")[0] for name in moved} >= {"encoder", "decoder"}
 
 
 @pytest.mark.parametrize(("floor", "word"), [(None, "exact"), (0.5, "exact")])

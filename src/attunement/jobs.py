@@ -17,9 +17,10 @@ from typing import Literal, cast
 
 import torch
 
-from attunement import runs
+from attunement import processes, runs
+from attunement.cards import card
 from attunement.core import AttunementError, Context, Distribution, Samples, Scorer, Scores
-from attunement.distributions.causal import Causal
+from attunement.distributions.language import LanguageModel, require_same_tokens
 from attunement.measuring import Measurement, measure
 from attunement.recipes import ModelSettings, TuneRecipe
 from attunement.runs import METRICS, SAMPLES, Run, generator_for
@@ -110,7 +111,7 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
         return run
     callbacks.on_stage("loading the base")
     recipe, target, contexts = open_target(run)
-    base = cast(Causal, target.base)
+    base = cast(LanguageModel, target.base)
     policy = _of_the_base(recipe.policy, recipe, base)
     proposal = _of_the_base(recipe.proposal_model, recipe, base)
     problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
@@ -127,7 +128,7 @@ def _fitted(
     recipe: TuneRecipe,
     target: Target,
     contexts: Sequence[Context] | None,
-    policy: Causal | None,
+    policy: LanguageModel | None,
     callbacks: Callbacks,
 ) -> Target:
     """The target with λ solved; a policy that the run starts from refines it with its samples."""
@@ -141,17 +142,13 @@ def _fitted(
     return fitted
 
 
-def _of_the_base(name: str | None, recipe: TuneRecipe, base: Causal) -> Causal | None:
+def _of_the_base(name: str | None, recipe: TuneRecipe, base: LanguageModel) -> LanguageModel | None:
     """A run's policy or a model, on the base's outcomes and tokens; None where none is named."""
     if name is None:
         return None
     delivered = is_run(name)
     model = open_policy(Run.open(name), recipe.model) if delivered else recipe.model.load(name)
-    if model.tokenizer.get_vocab() != base.tokenizer.get_vocab():
-        raise AttunementError(
-            f"{name} has another tokenizer than {recipe.model.base}: give a model whose tokens are "
-            "those of the base"
-        )
+    require_same_tokens(base, model, name)
     return model
 
 
@@ -188,7 +185,7 @@ def contexts_of(run: Run) -> tuple[Context, ...] | None:
     return None if read_recipe(run).prompts is None else run.load_contexts()
 
 
-def open_policy(run: Run, model: ModelSettings | None = None) -> Causal:
+def open_policy(run: Run, model: ModelSettings | None = None) -> LanguageModel:
     """The policy that a run delivers.
 
     Args:
@@ -295,14 +292,14 @@ def _finish(run: Run, problem: Problem, callbacks: Callbacks) -> None:
     runs.write_json(run.folder / runs.MEASUREMENT, content)
 
 
-def _show_all(run: Run, problem: Problem, policy: Causal, callbacks: Callbacks) -> None:
+def _show_all(run: Run, problem: Problem, policy: LanguageModel, callbacks: Callbacks) -> None:
     """Add samples of base, policy and, where they come exactly, of the target to the log.
 
     Where the base almost never meets the constraint those of the target are left out: a run that
     has come this far doesn't fail for want of something to show.
     """
     target, last = problem.target, problem.settings.max_steps
-    base = cast(Causal, target.base)
+    base = cast(LanguageModel, target.base)
     _log(run, target, base, "before", 0, _draw(problem, base, 0, _SHOWN))
     _log(run, target, policy, "after", last, _draw(problem, policy, last, _SHOWN))
     if target.is_dominated:
@@ -375,59 +372,10 @@ def _copy_scorer_files(run: Run, target: Target) -> None:
 
 
 def _deliver(
-    policy: Causal, folder: Path, recipe: TuneRecipe, before: Measurement, after: Measurement
+    policy: LanguageModel, folder: Path, recipe: TuneRecipe, before: Measurement, after: Measurement
 ) -> None:
     """The delivered folder: weights, tokenizer and a card with target and distance."""
     policy.save(folder)
-    factors = "\n".join(f"- {row}" for row in _sentences(recipe))
-    rows = "\n".join(
-        f"| {name} | {before.divergences[name]} | {after.divergences[name]} |"
-        for name in after.divergences
-    )
-    rates = "\n".join(
-        f"| {name} | {before.base.get(name, '')} | {estimate} |"
-        for name, estimate in after.policy.items()
-    )
-    settings = recipe.settings
-    start = "" if recipe.policy is None else f", starting from `{recipe.policy}`"
-    (folder / "README.md").write_text(
-        f"""---
-library_name: transformers
-tags: [attunement, {settings.objective}]
----
-# {recipe.model.base}, tuned towards a target
-
-The target is the base times
-
-{factors}
-
-Tuned with {settings.method} for {settings.max_steps} steps of {settings.batch_size}
-samples{start}, completions cut at {policy.outcomes.max_new_tokens} tokens. Distances in nats from
-{after.n} fresh samples, with 95 % intervals:
-
-| | base | this model |
-|---|---|---|
-{rates}
-{rows}
-
-Run again: `{recipe.command}`
-""",
-        encoding="utf-8",
-    )
-
-
-def _sentences(recipe: TuneRecipe) -> list[str]:
-    target = recipe.target
-    where = "never" if target.floor is None else f"with factor {target.floor:g}"
-    return [
-        *(f"constrain `{spec}`: {where} where it isn't 1" for spec in target.constrain),
-        *(
-            f"match `{spec}` = {mean:g} (λ = {recipe.lambdas[spec]:.4f})"
-            for spec, mean in target.match.items()
-        ),
-        *(
-            f"match `{spec}` = {mean:g} in each of {len(recipe.context_fits)} contexts"
-            for spec, mean in target.match_each.items()
-        ),
-        *(f"tilt `{spec}` × {w:g} / β, β = {target.beta:g}" for spec, w in target.tilt.items()),
-    ]
+    if processes.is_main():
+        text = card(recipe, policy.outcomes.max_new_tokens, before, after)
+        (folder / "README.md").write_text(text, encoding="utf-8")

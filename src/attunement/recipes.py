@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from attunement import runs
 from attunement.conflicts import require_compatible
 from attunement.core import AttunementError, Context, Scorer, Stop, as_contexts
-from attunement.distributions.causal import Causal
+from attunement.distributions.language import LanguageModel
+from attunement.distributions.models import load
 from attunement.distributions.stopping import STOPS
 from attunement.factors import (
     Constraint,
@@ -64,14 +65,14 @@ class ModelSettings(BaseModel):
             raise AttunementError(f"there is no stop preset {name!r}; there is {', '.join(STOPS)}")
         return name
 
-    def load(self, model: str | Path | None = None) -> Causal:
+    def load(self, model: str | Path | None = None) -> LanguageModel:
         """The base, or another model on the same outcomes.
 
         Raises:
             AttunementError: There is no such model.
         """
         function = None if self.stop_preset is None else STOPS[self.stop_preset]
-        return Causal.load(
+        return load(
             self.base if model is None else model,
             max_new_tokens=self.max_new_tokens,
             stop=Stop(strings=self.stop, function=function),
@@ -79,7 +80,7 @@ class ModelSettings(BaseModel):
             device=self.device,
         )
 
-    def resolved(self, base: Causal) -> ModelSettings:
+    def resolved(self, base: LanguageModel) -> ModelSettings:
         """The same with what the base decided, so that other models get its outcomes too."""
         return self.model_copy(update={"max_new_tokens": base.outcomes.max_new_tokens})
 
@@ -148,7 +149,9 @@ class TargetSettings(BaseModel):
             found.append(Tilt(scorer_of(spec), self.beta, weight))
         return tuple(found)
 
-    def build(self, base: Causal, scorer_of: Callable[[str], Scorer] = parse_scorer) -> Target:
+    def build(
+        self, base: LanguageModel, scorer_of: Callable[[str], Scorer] = parse_scorer
+    ) -> Target:
         """The target, not yet fitted.
 
         Args:
