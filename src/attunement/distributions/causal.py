@@ -39,7 +39,6 @@ from attunement.distributions.loading import (
     load_model,
     load_tokenizer,
     model_outcomes,
-    quiet,
     require_device,
 )
 from attunement.distributions.prompts import (
@@ -54,6 +53,7 @@ from attunement.distributions.tiny import (
     TINY_PYTHON_MAX_NEW_TOKENS,
     tiny_python_path,
 )
+from attunement.hub import quiet
 
 
 @final

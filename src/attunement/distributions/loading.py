@@ -7,25 +7,20 @@ never read; of its generation settings only the further end tokens are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from attunement.core import AttunementError, Outcomes, Stop
 from attunement.distributions.tiny import TINY_PYTHON
-
-_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+from attunement.hub import UNREADABLE, first_line, quiet
 
 
 def require_device(device: str | torch.device) -> None:
@@ -40,7 +35,7 @@ def require_device(device: str | torch.device) -> None:
         there = "cuda" if torch.cuda.is_available() else "no GPU"
         raise AttunementError(
             f"device {str(device)!r} can't be used here: leave it out or say cpu; PyTorch finds "
-            f"{there} ({_first_line(error)})"
+            f"{there} ({first_line(error)})"
         ) from error
 
 
@@ -56,7 +51,7 @@ def load_model(source: str | Path, dtype: torch.dtype) -> PreTrainedModel:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, output_loading_info=True
             )
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             where = f"folder {source}" if folder else f"hub id {source!r}"
             mend = (
                 "check that its config.json and safetensors belong together and are complete"
@@ -64,7 +59,7 @@ def load_model(source: str | Path, dtype: torch.dtype) -> PreTrainedModel:
                 else f"check its name and the connection, or give a local folder or '{TINY_PYTHON}'"
             )
             raise AttunementError(
-                f"no model can be loaded from {where}: {mend} ({_first_line(error)})"
+                f"no model can be loaded from {where}: {mend} ({first_line(error)})"
             ) from error
     model, info = loaded
     missing = sorted(info["missing_keys"])
@@ -85,10 +80,10 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-        except (*_UNREADABLE, TypeError) as error:
+        except (*UNREADABLE, TypeError) as error:
             raise AttunementError(
                 f"no tokenizer can be loaded from {source}: give one with tokenizer=... "
-                f"({_first_line(error)})"
+                f"({first_line(error)})"
             ) from error
     # Where the files are missing, some classes come up with special tokens only.
     if tokenizer.vocab_size == 0:
@@ -155,22 +150,3 @@ def _as_list(setting: object) -> list[int]:
     """The ids of a setting that is an id, a list of ids or None."""
     ids = setting if isinstance(setting, list) else [setting]
     return [token for token in ids if isinstance(token, int)]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and warnings of transformers inside; both as before afterwards."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
