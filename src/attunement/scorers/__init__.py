@@ -4,7 +4,7 @@ In reading order: the contract and its check (`base`), Python code (`code`), any
 what a user writes (`user`, `files`), and the names that the command line knows (`specs`).
 """
 
-from attunement.scorers.base import NamedScorer, evaluate
+from attunement.scorers.base import NamedScorer, evaluate, require_applicable
 from attunement.scorers.code import (
     ast_nodes,
     compiles,
@@ -38,5 +38,6 @@ __all__ = [
     "pep8_per_character",
     "pep8_per_line",
     "regex",
+    "require_applicable",
     "uses_name",
 ]
