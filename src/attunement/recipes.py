@@ -95,8 +95,11 @@ class TargetSettings(BaseModel):
         """Whether anything is asked for."""
         return bool(self.constrain or self.match or self.tilt)
 
-    def check(self) -> None:
+    def check(self, scorer_of: Callable[[str], Scorer] = parse_scorer) -> None:
         """Find what is wrong without loading a model.
+
+        Args:
+            scorer_of: From SPEC to scorer.
 
         Raises:
             AttunementError: A scorer is unknown, or an option lacks or has no use for another.
@@ -108,7 +111,7 @@ class TargetSettings(BaseModel):
                 "--tilt and --beta need each other, e.g. --tilt pep8_per_line=-1 --beta 0.1"
             )
         for spec in (*self.constrain, *self.match, *self.tilt):
-            parse_scorer(spec)
+            scorer_of(spec)
 
     def build(self, base: Causal, scorer_of: Callable[[str], Scorer] = parse_scorer) -> Target:
         """The target, not yet fitted.
@@ -147,7 +150,8 @@ class TuneRecipe(BaseModel):
         measure_size: Samples of the final measurement.
         lambdas: λ by SPEC, once fitted.
         moments: The reached moments by SPEC, as JSON estimates.
-        scorer_files: SHA-256 of each user's scorer file, by SPEC; copies lie in `scorers/`.
+        scorer_files: SHA-256 of each user's file that a scorer reads, by SPEC; copies lie in
+            `scorers/`.
         versions: Of the software.
         command: The command that asked for it.
     """
@@ -169,8 +173,11 @@ class TuneRecipe(BaseModel):
     versions: dict[str, str] = Field(default_factory=runs.versions)
     command: str = ""
 
-    def check(self) -> None:
+    def check(self, scorer_of: Callable[[str], Scorer] = parse_scorer) -> None:
         """Find what is wrong without loading a model.
+
+        Args:
+            scorer_of: From SPEC to scorer.
 
         Raises:
             AttunementError: The target has no factor, or one of them can't be; or the divergence
@@ -182,7 +189,7 @@ class TuneRecipe(BaseModel):
                 "the target has no factor: give --constrain, --match or --tilt, "
                 "e.g. --constrain compiles"
             )
-        target.check()
+        target.check(scorer_of)
         if (self.proposal_model is None) == (self.settings.proposal is Proposal.OTHER):
             raise AttunementError(
                 "--proposal other and --proposal-model need each other, e.g. --proposal other "
