@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
@@ -246,14 +246,13 @@ def applicable_means(
 
 
 def _target_means(scores: Mapping[str, Scores], evidence: Evidence) -> dict[str, Estimate]:
-    """Means under p(·|the feature applies): to restrict p is to forbid the rest."""
-    means = {}
-    for name, column in scores.items():
-        potential = evidence.log_potential.masked_fill(~column.applicable, -math.inf)
-        restricted = replace(evidence, log_potential=potential)
-        if bool(torch.isfinite(restricted.log_weights).any()):
-            means[name] = estimators.moment_target(restricted, column.values)
-    return means
+    """Means under p(·|the feature applies)."""
+    allowed = torch.isfinite(evidence.log_weights)
+    return {
+        name: estimators.moment_where(evidence, column.values, column.applicable)
+        for name, column in scores.items()
+        if bool((allowed & column.applicable).any())
+    }
 
 
 def _diversity(samples: Samples) -> dict[str, Estimate]:

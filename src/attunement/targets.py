@@ -36,9 +36,9 @@ from attunement.core import (
     Scores,
     as_contexts,
 )
-from attunement.estimators import moment_target
+from attunement.estimators import moment_where
 from attunement.evidence import BASE, Evidence, effective_sample_size, pareto_khat
-from attunement.scorers import as_scorer, evaluate
+from attunement.scorers import as_scorer, evaluate, require_applicable
 from attunement.scorers.base import describe
 
 Feature: TypeAlias = str | Scorer | Callable[..., object]
@@ -82,6 +82,14 @@ class Moment:
     mean: float
     lambda_: float | None = None
 
+    def feature(self, scores: Scores) -> Tensor:
+        """[N] float64: φ, and the mean that it shall have where it doesn't apply.
+
+        So the factor is λ·(φ - μ), 0 where φ doesn't apply, times a constant; and E_p[φ] = μ is
+        asked of the samples that φ applies to, at the least KL(p‖a).
+        """
+        return scores.values.masked_fill(~scores.applicable, self.mean)
+
     def log_potential(self, scores: Scores, samples: Samples) -> Tensor:  # noqa: ARG002
         """[N] float64.
 
@@ -93,7 +101,7 @@ class Moment:
                 f"the target matches {self.scorer.name} = {self.mean:g} but isn't fitted: "
                 "call target.fit(generator=...) first and use what it returns"
             )
-        return self.lambda_ * scores.values
+        return self.lambda_ * self.feature(scores)
 
     def describe(self) -> dict[str, object]:
         """For recipe and report."""
@@ -161,7 +169,7 @@ class Target:
         Args:
             moments: Feature to the mean that it shall have under the target.
 
-        A sample that a feature doesn't apply to counts as 0 in its mean.
+        The mean is over the samples that the feature applies to; the others it leaves as they are.
 
         Raises:
             AttunementError: No moment is given, a mean isn't finite, or a feature is matched twice.
@@ -281,10 +289,8 @@ class Target:
         lambdas = solve_dual(bank.features, bank.log_rest, bank.context, means)
         fresh = _bank(self, contexts, n, generator)
         evidence = fresh.evidence(lambdas)
-        reached = {
-            name: moment_target(evidence, column)
-            for name, column in zip(names, fresh.features.T, strict=True)
-        }
+        columns = zip(names, fresh.features.T, fresh.applicable.T, strict=True)
+        reached = {name: moment_where(evidence, *column) for name, *column in columns}
         fitted = self.with_lambdas(dict(zip(names, lambdas.tolist(), strict=True)))
         ess, khat = _worth(bank.log_rest + bank.features @ lambdas, bank.context)
         return replace(fitted, moments_=reached, ess_=ess, khat_=khat)
@@ -407,13 +413,15 @@ class _Bank(NamedTuple):
     """Base samples, as far as fitting needs them.
 
     Attributes:
-        features: [N, K] the matched features.
+        features: [N, K] the matched features, as their factors read them.
+        applicable: [N, K] bool, where they apply.
         log_rest: [N] log-potential of all other factors.
         context: [N] int64.
         log_base: [N] log a.
     """
 
     features: Tensor
+    applicable: Tensor
     log_rest: Tensor
     context: Tensor
     log_base: Tensor
@@ -433,6 +441,7 @@ class _Bank(NamedTuple):
 def _bank(target: Target, contexts: Sequence[Context], n: int, generator: torch.Generator) -> _Bank:
     samples = target.base.sample(contexts, n, generator=generator)
     scores = target.features(samples)
+    require_applicable(scores)
     moments = [factor for factor in target.factors if isinstance(factor, Moment)]
     rest = replace(target, factors=tuple(f for f in target.factors if f not in moments))
     log_rest = rest.log_potential(samples, scores)
@@ -441,8 +450,11 @@ def _bank(target: Target, contexts: Sequence[Context], n: int, generator: torch.
             f"none of {len(samples)} base samples satisfies the hard constraint, so no moment "
             "can be matched: loosen it or give it a floor"
         )
-    features = torch.stack([scores[moment.scorer.name].values for moment in moments], 1)
-    return _Bank(features, log_rest, samples.context_index, samples.log_prob)
+    columns = [scores[moment.scorer.name] for moment in moments]
+    pairs = zip(moments, columns, strict=True)
+    features = torch.stack([moment.feature(column) for moment, column in pairs], 1)
+    applicable = torch.stack([column.applicable for column in columns], 1)
+    return _Bank(features, applicable, log_rest, samples.context_index, samples.log_prob)
 
 
 def _worth(log_weights: Tensor, context: Tensor) -> tuple[float, float | None]:
