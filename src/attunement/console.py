@@ -20,8 +20,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from attunement import processes
 from attunement.core import Estimate
-from attunement.jobs import Callbacks
+from attunement.jobs import SILENT, Callbacks
 from attunement.measuring import Measurement
 from attunement.tuning import Evaluation, StepInfo
 
@@ -30,9 +31,14 @@ from attunement.tuning import Evaluation, StepInfo
 def show_progress(max_steps: int) -> Iterator[Callbacks]:
     """Callbacks that draw a bar with the current estimates, or plain lines where no one looks.
 
+    Of several processes only the main one draws.
+
     Args:
         max_steps: Steps of the whole run.
     """
+    if not processes.is_main():
+        yield SILENT
+        return
     console = Console(stderr=True, highlight=False)
     columns = (
         TextColumn("{task.description}"),

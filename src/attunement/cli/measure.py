@@ -21,10 +21,10 @@ from attunement.cli.options import (
     StopPreset,
     Threads,
     Tilt,
+    begin,
     model_settings,
     print_json,
     read_prompts,
-    set_threads,
     target_settings,
     usage,
 )
@@ -56,7 +56,7 @@ def measure(
     from attunement.measuring import measure as measure_policy
     from attunement.runs import Run, generator_for
 
-    set_threads(threads)
+    begin(threads)
     with usage():
         wanted = target_settings(constrain, floor, match, tilt, beta)
         contexts = read_prompts(prompt, prompts)

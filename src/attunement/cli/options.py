@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,12 +66,21 @@ def as_option(parameter: str) -> str:
     return "--" + parameter.replace("_", "-")
 
 
-def set_threads(threads: int | None) -> None:
-    """Compute with so many threads; None leaves torch its own choice."""
-    if threads is not None:
-        import torch
+def begin(threads: int | None) -> None:
+    """Join the processes of a launcher, of which the main one speaks, and set the threads.
 
+    Args:
+        threads: So many; None leaves torch its own choice.
+    """
+    import torch
+
+    from attunement import processes
+
+    processes.join()
+    if threads is not None:
         torch.set_num_threads(threads)
+    if not processes.is_main():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - till the very end
 
 
 def model_settings(

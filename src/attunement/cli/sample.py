@@ -22,9 +22,9 @@ from attunement.cli.options import (
     StopPreset,
     Threads,
     Tilt,
+    begin,
     model_settings,
     read_prompts,
-    set_threads,
     target_settings,
     usage,
 )
@@ -59,7 +59,7 @@ def sample(
     from attunement import jobs
     from attunement.runs import Run, generator_for
 
-    set_threads(threads)
+    begin(threads)
     generator = generator_for(seed)
     with usage():
         wanted = target_settings(constrain, floor, match, tilt, beta)

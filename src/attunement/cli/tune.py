@@ -26,10 +26,10 @@ from attunement.cli.options import (
     Threads,
     Tilt,
     as_option,
+    begin,
     model_settings,
     print_json,
     read_prompts,
-    set_threads,
     target_settings,
     usage,
 )
@@ -84,6 +84,10 @@ def tune(
     ] = None,
     proposal_top_p: Annotated[
         float | None, typer.Option(help="Top-p of the policy's half of a mixture [1].")
+    ] = None,
+    fully_shard: Annotated[
+        bool | None,
+        typer.Option("--fully-shard", help="Split parameters among several processes (FSDP2)."),
     ] = None,
     replay: Annotated[
         int | None, typer.Option(help="Earlier batches that a step learns from again [0].")
@@ -140,7 +144,7 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Move a model towards a target and report the distance left."""
-    set_threads(threads)
+    begin(threads)
     if resume or recipe is not None:
         _refuse_others(context)
     if resume:
@@ -248,12 +252,14 @@ def _resume(folder: Path) -> Run:
 
 
 def _conclude(run: Run, as_json: bool) -> None:
-    """Write the page and print what was measured."""
-    from attunement import jobs
+    """Write the page and print what was measured, on the main process."""
+    from attunement import jobs, processes
     from attunement.console import print_measurement
     from attunement.report import write_report
     from attunement.runs import MEASUREMENT, REPORT, read_json
 
+    if not processes.is_main():
+        return
     report = run.folder / REPORT
     write_report([run], report)
     if as_json:

@@ -25,6 +25,7 @@ from attunement.divergences import Divergence, parse_divergence
 from attunement.objectives import Baseline, Objective
 from attunement.runs import generator_for
 from attunement.scorers import require_applicable
+from attunement.sharding import shard
 from attunement.targets import Target
 from attunement.tuning.drawn import Drawn
 from attunement.tuning.partition import PartitionPool
@@ -130,11 +131,15 @@ def init(
     pool = PartitionPool.empty(len(contexts))
     pool.add(bank.context_index, potential)
     average = policy.copy()
+    drawn_from = _first_proposal(settings, policy, proposal)
+    if settings.fully_shard:
+        shard(policy.module)
+        shard(average.module)
     state = TuningState(
         policy=policy,
         average=average,
         training=training.start_training(policy.module, average.module, settings),
-        proposal=_first_proposal(settings, policy, proposal),
+        proposal=drawn_from,
         pool=pool,
     )
     return Problem(target, contexts, settings, bank, potential), state
