@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from attunement.cli.options import (
     as_option,
+    begin,
     model_settings,
     read_prompts,
-    set_threads,
     target_settings,
 )
 
@@ -54,5 +54,5 @@ def test_a_parameter_is_written_with_dashes():
 
 def test_no_number_of_threads_changes_nothing():
     before = torch.get_num_threads()
-    set_threads(None)
+    begin(None)
     assert torch.get_num_threads() == before
