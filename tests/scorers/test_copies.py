@@ -70,6 +70,12 @@ def test_nothing_is_made_where_no_file_is_read(tmp_path):
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_of_several_processes_the_main_one_copies(tmp_path, specs, monkeypatch):
+    monkeypatch.setattr("attunement.processes.is_main", lambda: False)
+    assert save(specs, tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_a_copy_that_has_changed_or_gone_is_an_error(tmp_path, specs):
     hashes = save(specs, tmp_path / "run")
     scorer_of = scorers_of(tmp_path / "run", hashes)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
+from attunement import processes
 from attunement.core import AttunementError, Scorer
 from attunement.scorers.files import FileScorer
 from attunement.scorers.specs import parse_scorer
@@ -29,8 +30,8 @@ def file_hashes(scorers: Iterable[Scorer]) -> dict[str, str]:
 
 
 def copy_files(scorers: Iterable[Scorer], run: Path) -> None:
-    """Copy the file of each scorer that reads one into a run's folder."""
-    for scorer in scorers:
+    """Copy the file of each scorer that reads one into a run's folder; the main process does."""
+    for scorer in scorers if processes.is_main() else ():
         if isinstance(scorer, FileScorer):
             (run / FOLDER).mkdir(exist_ok=True)
             beginning = _beginning(_digest(scorer.path))
