@@ -213,7 +213,9 @@ def test_a_sample_out_of_scope_adds_nothing():
     ]
     for composed in targets:
         potential = composed.log_potential(support)
-        assert torch.equal(potential[empty], torch.zeros(1).double())
+        # A matched feature is λ·(φ - μ) times a constant: here exp(2.0 · 0.4).
+        nothing = 0.8 if composed is targets[-1] else 0.0
+        assert potential[empty].item() == pytest.approx(nothing)
         assert potential[~empty].unique().numel() == 2
 
 
@@ -368,3 +370,41 @@ def test_a_reward_function_in_the_form_of_trl_serves():
         for context, text in zip(support.sample_contexts, support.texts, strict=True)
     ]
     assert potential.tolist() == expected
+
+
+def ends_in_a(texts):
+    """Nothing to say of a text of fewer than two letters."""
+    return [text.endswith("a") if len(text) > 1 else None for text in texts]
+
+
+def test_a_moment_is_matched_where_its_feature_applies():
+    base = language()
+    target = Target(base).match({ends_in_a: 0.8}).fit(n=20_000, generator=seeded(1))
+    support, log_target = exact_log_target(target)
+    scores = target.features(support)["ends_in_a"]
+    weights = log_target.exp()
+    applies = float(weights[scores.applicable].sum())
+    mean = float(weights @ scores.values) / applies
+    assert 0.1 < applies < 0.9
+    assert abs(mean - 0.8) < 0.02
+    reached = target.moments_["ends_in_a"]
+    assert abs(reached.value - mean) < 4 * reached.stderr
+
+    # Of all that have this mean where the feature applies, it is the nearest to the base.
+    def kl_base(share):
+        log_shares = torch.where(scores.applicable, share / applies, (1 - share) / (1 - applies))
+        return float((weights * log_shares) @ (log_target + log_shares.log() - support.log_prob))
+
+    exact = Target(base).match({ends_in_a: mean}).with_lambdas(target.lambdas_)
+    _, log_target = exact_log_target(exact)
+    weights, applies = log_target.exp(), float(log_target.exp()[scores.applicable].sum())
+    nearest = kl_base(applies)
+    assert nearest < min(kl_base(applies - 0.01), kl_base(applies + 0.01))
+
+
+def test_a_moment_whose_feature_never_applies_is_an_error():
+    def nothing(texts):
+        return [None] * len(texts)
+
+    with pytest.raises(AttunementError, match="nothing applies to none of 50 samples"):
+        Target(language()).match({nothing: 0.5}).fit(n=50, generator=seeded())

@@ -8,8 +8,6 @@ ends with a measurement of base and delivered policy on fresh samples: a run wit
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +19,11 @@ from attunement import processes, runs
 from attunement.cards import card
 from attunement.core import AttunementError, Context, Distribution, Samples, Scorer, Scores
 from attunement.distributions.language import LanguageModel, require_same_tokens
-from attunement.measuring import Measurement, measure
+from attunement.measuring import Measurement, measure, not_applicable
 from attunement.recipes import ModelSettings, TuneRecipe
 from attunement.runs import METRICS, SAMPLES, Run, generator_for
 from attunement.sampling import quasi_rejection, rejection
-from attunement.scorers import FileScorer, as_scorer, parse_scorer
+from attunement.scorers import copy_files, file_hashes, parse_scorer, scorers_of
 from attunement.targets import Target
 from attunement.tuning import (
     Evaluation,
@@ -66,6 +64,7 @@ def tune(
     folder: Path | str,
     contexts: Sequence[Context] | None = None,
     callbacks: Callbacks = SILENT,
+    scorer_of: Callable[[str], Scorer] = parse_scorer,
 ) -> Run:
     """Run a tuning job in a new folder, from start to delivered policy and final measurement.
 
@@ -74,6 +73,7 @@ def tune(
         folder: A new or empty folder.
         contexts: The contexts; None for the empty one.
         callbacks: Who is told.
+        scorer_of: From SPEC to scorer; `scorers.scorers_of` where another run is repeated.
 
     Raises:
         AttunementError: Something that was asked can't be had; nothing is written then.
@@ -84,18 +84,18 @@ def tune(
     recipe = recipe.model_copy(update={"model": recipe.model.resolved(base)})
     policy = _of_the_base(recipe.policy, recipe, base)
     proposal = _of_the_base(recipe.proposal_model, recipe, base)
-    target = recipe.target.build(base)
+    target = recipe.target.build(base, scorer_of)
     target = _fitted(recipe, target, contexts, policy, callbacks)
     callbacks.on_stage("drawing the bank")
     problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
     resolved = recipe.with_fit(target, contexts).model_copy(
         update={
-            "scorer_files": _file_hashes(target),
+            "scorer_files": file_hashes(target.scorers),
             "prompts": None if contexts is None else runs.CONTEXTS,
         }
     )
     run = Run.create(folder, resolved.model_dump(mode="json"))
-    _copy_scorer_files(run, target)
+    copy_files(target.scorers, run.folder)
     run.save_contexts(contexts)
     return _go_on(run, problem, state, callbacks)
 
@@ -168,14 +168,7 @@ def open_target(run: Run) -> tuple[TuneRecipe, Target, tuple[Context, ...] | Non
         AttunementError: Something that the recipe names is gone or has changed.
     """
     recipe = read_recipe(run)
-
-    def scorer_of(spec: str) -> Scorer:
-        if spec not in recipe.scorer_files:
-            return parse_scorer(spec)
-        copy = run.folder / _copy_of(spec, recipe.scorer_files[spec])
-        function = spec.rpartition(":")[2]
-        return as_scorer(f"{copy}:{function}", name=spec)
-
+    scorer_of = scorers_of(run.folder, recipe.scorer_files)
     target, contexts = recipe.target.build(recipe.model.load(), scorer_of), contexts_of(run)
     return recipe, target.with_lambdas(recipe.lambdas_on(contexts)), contexts
 
@@ -230,12 +223,16 @@ def draw_from(
     """
     if target.is_dominated:
         drawn = rejection(target, contexts, n, generator=generator)
-        return drawn.samples, f"exact samples of the target; acceptance rate {drawn.acceptance}"
-    near = quasi_rejection(target, contexts, n, acceptance=acceptance, generator=generator)
-    return near.draws.samples, (
-        f"quasi-rejection samples: total variation from the target {near.total_variation}, "
-        f"acceptance rate {near.draws.acceptance}"
-    )
+        samples = drawn.samples
+        note = f"exact samples of the target; acceptance rate {drawn.acceptance}"
+    else:
+        near = quasi_rejection(target, contexts, n, acceptance=acceptance, generator=generator)
+        samples = near.draws.samples
+        note = (
+            f"quasi-rejection samples: total variation from the target {near.total_variation}, "
+            f"acceptance rate {near.draws.acceptance}"
+        )
+    return samples, "; ".join([note, *not_applicable(target.features(samples))])
 
 
 def measure_run(run: Run, n: int, seed: int) -> Measurement:
@@ -345,30 +342,6 @@ def _log(
 
 def _feature(scores: Scores, index: int) -> float | None:
     return float(scores.values[index]) if bool(scores.applicable[index]) else None
-
-
-def _file_scorers(target: Target) -> list[FileScorer]:
-    return [scorer for scorer in target.scorers if isinstance(scorer, FileScorer)]
-
-
-def _file_hashes(target: Target) -> dict[str, str]:
-    return {
-        scorer.name: hashlib.sha256(scorer.path.read_bytes()).hexdigest()
-        for scorer in _file_scorers(target)
-    }
-
-
-def _copy_of(spec: str, digest: str) -> Path:
-    """Where a run keeps its copy of a user's scorer file."""
-    return Path("scorers") / f"{digest[:12]}_{Path(spec.rpartition(':')[0]).name}"
-
-
-def _copy_scorer_files(run: Run, target: Target) -> None:
-    for spec, digest in _file_hashes(target).items():
-        path = run.folder / _copy_of(spec, digest)
-        path.parent.mkdir(exist_ok=True)
-        source = next(scorer.path for scorer in _file_scorers(target) if scorer.name == spec)
-        shutil.copyfile(source, path)
 
 
 def _deliver(

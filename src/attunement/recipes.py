@@ -116,8 +116,11 @@ class TargetSettings(BaseModel):
         """Whether there are moments, and so λ to be fitted."""
         return bool(self.match or self.match_each)
 
-    def check(self) -> None:
+    def check(self, scorer_of: Callable[[str], Scorer] = parse_scorer) -> None:
         """Find what is wrong without loading a model.
+
+        Args:
+            scorer_of: From SPEC to scorer.
 
         Raises:
             AttunementError: A scorer is unknown, an option lacks or has no use for another, or two
@@ -129,7 +132,7 @@ class TargetSettings(BaseModel):
             raise AttunementError(
                 "--tilt and --beta need each other, e.g. --tilt pep8_per_line=-1 --beta 0.1"
             )
-        require_compatible(self.factors())
+        require_compatible(self.factors(scorer_of))
 
     def factors(self, scorer_of: Callable[[str], Scorer] = parse_scorer) -> tuple[Factor, ...]:
         """The factors, not yet fitted.
@@ -205,7 +208,8 @@ class TuneRecipe(BaseModel):
         context_fits: λ_c and the moments of what is matched in every context.
         fit_ess: Effective sample size of the weights that λ was solved on.
         fit_khat: Their Pareto k̂; None where they are bounded or too few.
-        scorer_files: SHA-256 of each user's scorer file, by SPEC; copies lie in `scorers/`.
+        scorer_files: SHA-256 of each user's file that a scorer reads, by SPEC; copies lie in
+            `scorers/`.
         versions: Of the software.
         command: The command that asked for it.
     """
@@ -230,8 +234,11 @@ class TuneRecipe(BaseModel):
     versions: dict[str, str] = Field(default_factory=runs.versions)
     command: str = ""
 
-    def check(self) -> None:
+    def check(self, scorer_of: Callable[[str], Scorer] = parse_scorer) -> None:
         """Find what is wrong without loading a model.
+
+        Args:
+            scorer_of: From SPEC to scorer.
 
         Raises:
             AttunementError: The target has no factor, or one of them can't be; or the divergence
@@ -243,7 +250,7 @@ class TuneRecipe(BaseModel):
                 "the target has no factor: give --constrain, --match, --match-each or --tilt, "
                 "e.g. --constrain compiles"
             )
-        target.check()
+        target.check(scorer_of)
         if (self.proposal_model is None) == (self.settings.proposal is Proposal.OTHER):
             raise AttunementError(
                 "--proposal other and --proposal-model need each other, e.g. --proposal other "

@@ -19,6 +19,20 @@ def test_a_recipe_runs_again(attune, run, tmp_path):
     assert all((first[name] == second[name]).all() for name in first)
 
 
+def test_a_recipe_runs_again_where_a_list_of_its_scorer_has_gone(attune, small, tmp_path):
+    (tmp_path / "words.txt").write_text("self\n")
+    tilt = f"--tilt=lexicon:{tmp_path}/words.txt=1"
+    folders = tmp_path / "first", tmp_path / "again"
+    options = [*small, "--max-steps=1", "--output-dir"]
+    assert attune("tune", tilt, "--beta=1", *options, str(folders[0])).returncode == 0
+    (tmp_path / "words.txt").unlink()
+    recipe = str(folders[0] / "recipe.json")
+    done = attune("tune", "--recipe", recipe, "--output-dir", str(folders[1]))
+    assert done.returncode == 0, done.stderr
+    first, second = (load_file(folder / "policy/model.safetensors") for folder in folders)
+    assert all((first[name] == second[name]).all() for name in first)
+
+
 def test_kill_9_and_resume_give_the_same_weights(attune, start, job, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     arguments = [*job, "--max-steps=8", "--output-dir"]

@@ -7,13 +7,10 @@ never read; of its generation settings only the further end tokens are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,15 +19,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from attunement import processes
 from attunement.core import AttunementError, Outcomes, Stop
 from attunement.distributions.forward import fuse_activations
 from attunement.distributions.tiny import TINY_PYTHON, tiny_python_path
+from attunement.hub import UNREADABLE, first_line, quiet
 from attunement.sharding import full, is_sharded
-
-_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
 def require_device(device: str | torch.device) -> None:
@@ -45,7 +40,7 @@ def require_device(device: str | torch.device) -> None:
         there = "cuda" if torch.cuda.is_available() else "no GPU"
         raise AttunementError(
             f"device {str(device)!r} can't be used here: leave it out or say cpu; PyTorch finds "
-            f"{there} ({_first_line(error)})"
+            f"{there} ({first_line(error)})"
         ) from error
 
 
@@ -122,7 +117,7 @@ def is_encoder_decoder(model: str | Path | PreTrainedModel) -> bool:
     with quiet():
         try:
             return AutoConfig.from_pretrained(model).is_encoder_decoder
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise _unloadable(model, folder, error) from error
 
 
@@ -137,7 +132,7 @@ def load_model(source: str | Path, dtype: torch.dtype, *, has_encoder: bool) -> 
     with quiet():
         try:
             loaded: Any = family.from_pretrained(source, dtype=dtype, output_loading_info=True)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise _unloadable(source, folder, error) from error
     model, info = loaded
     missing = sorted(info["missing_keys"])
@@ -156,7 +151,7 @@ def _unloadable(source: str | Path, folder: Path | None, error: BaseException) -
         if folder
         else f"check its name and the connection, or give a local folder or '{TINY_PYTHON}'"
     )
-    return AttunementError(f"no model can be loaded from {where}: {mend} ({_first_line(error)})")
+    return AttunementError(f"no model can be loaded from {where}: {mend} ({first_line(error)})")
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -168,10 +163,10 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-        except (*_UNREADABLE, TypeError) as error:
+        except (*UNREADABLE, TypeError) as error:
             raise AttunementError(
                 f"no tokenizer can be loaded from {source}: give one with tokenizer=... "
-                f"({_first_line(error)})"
+                f"({first_line(error)})"
             ) from error
     # Where the files are missing, some classes come up with special tokens only.
     if tokenizer.vocab_size == 0:
@@ -258,11 +253,6 @@ def _as_list(setting: object) -> list[int]:
     return [token for token in ids if isinstance(token, int)]
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def save_network(
     module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path | str
 ) -> None:
@@ -277,17 +267,3 @@ def save_network(
         with quiet():
             module.save_pretrained(folder, state_dict=state)
             tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and warnings of transformers inside; both as before afterwards."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
