@@ -27,7 +27,6 @@ from attunement.factors import (
     Factor,
     Moment,
     MomentEach,
-    is_hard,
     log_potential,
     shown,
 )
@@ -205,7 +204,7 @@ def _draw(
     scores = {scorer.name: evaluate(scorer, samples) for scorer in scorers}
     require_applicable(scores)
     log_rest = log_potential([f for f in factors if not isinstance(f, Matched)], samples, scores)
-    if any(map(is_hard, factors)) and bool(torch.isneginf(log_rest).all()):
+    if bool(torch.isneginf(log_rest).all()):
         raise AttunementError(
             f"{why_nothing_is_allowed(factors, samples, scores)}, so no moment can be matched: "
             "loosen it or give it a floor"

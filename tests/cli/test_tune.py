@@ -72,6 +72,8 @@ def strange(a, b, c):
         (["--constrain", "missing.py:f"], 2, "missing.py"),
         (["--constrain", "mine.py:absent"], 2, "absent"),
         (["--constrain", "mine.py:strange"], 2, "strange"),
+        (["--constrain", "compiles", "--match", "compiles=0.5"], 2, "constrained to be 1"),
+        (["--match", "length=9", "--match-each", "length=9"], 2, "in match and in match_each"),
         (["--constrain", "mine.py:raises"], 1, "no such luck"),
         (["--constrain", "mine.py:nan"], 1, "nan"),
         (["--constrain", "mine.py:short"], 1, "short"),
