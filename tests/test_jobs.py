@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from attunement import jobs, runs
 from attunement.core import AttunementError, Context
@@ -13,10 +13,11 @@ from attunement.distributions.adapters import AdapterSettings, load_adapter
 from attunement.distributions.tabular import Tabular
 from attunement.jobs import Callbacks
 from attunement.recipes import ModelSettings, TargetSettings, TuneRecipe
+from attunement.report import write_report
 from attunement.runs import METRICS, SAMPLES, Run
-from attunement.scorers import parse_scorer
+from attunement.scorers import as_scorer, parse_scorer, scorers_of
 from attunement.targets import Target
-from attunement.tuning import TuningSettings, evaluate, init
+from attunement.tuning import Keep, TuningSettings, evaluate, init
 
 SETTINGS = TuningSettings(
     max_steps=4, batch_size=16, bank_size=64, evaluation_size=16, evaluate_every=2, save_every=2
@@ -259,6 +260,66 @@ def test_a_users_scorer_travels_with_the_run(tmp_path):
     assert set(measured.policy) == {spec}
 
 
+def test_a_users_lists_travel_with_the_run_and_its_recipe(tmp_path):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/words.txt").write_text("self\nreturn\n")
+    (tmp_path / "lists/terms.tsv").write_text("use\tself\n")
+    specs = [
+        f"lexicon:{tmp_path}/lists/words.txt",
+        f"glossary:{tmp_path}/lists/terms.tsv,column=text",
+    ]
+    contexts = (Context("def f(", {"text": "use it"}),)
+    asked = RECIPE.model_copy(
+        update={
+            "target": TargetSettings(tilt=dict.fromkeys(specs, 1.0), beta=1.0),
+            "settings": SETTINGS.model_copy(update={"max_steps": 1}),
+        }
+    )
+    run = jobs.tune(asked, tmp_path / "run", contexts)
+    shutil.rmtree(tmp_path / "lists")
+    recipe, target, _ = jobs.open_target(run)
+    assert [scorer.name for scorer in target.scorers] == specs
+    scorer_of = scorers_of(run.folder, recipe.scorer_files)
+    recipe.check(scorer_of)
+    again = jobs.tune(recipe, tmp_path / "again", contexts, scorer_of=scorer_of)
+    assert jobs.read_recipe(again).scorer_files == recipe.scorer_files
+    assert all(torch.equal(t, weights(run)[name]) for name, t in weights(again).items())
+
+
+REWARD_FILE = """
+def brief(prompts, completions, task, **columns):
+    pairs = zip(task, completions, strict=True)
+    return [2.0 + (len(text) < 30) if name == "brief" else None for name, text in pairs]
+"""
+
+
+def test_a_reward_that_says_nothing_of_some_samples_is_left_out_and_counted(tmp_path):
+    (tmp_path / "mine.py").write_text(REWARD_FILE)
+    spec = f"{tmp_path / 'mine.py'}:brief"
+    contexts = (Context("def f(", {"task": "brief"}), Context("def g(", {"task": "other"}))
+    asked = RECIPE.model_copy(
+        update={
+            "target": TargetSettings(tilt={spec: 1.0}, beta=1.0),
+            "settings": SETTINGS.model_copy(update={"samples_per_context": 16}),
+        }
+    )
+    run = jobs.tune(asked, tmp_path / "run", contexts)
+    measured = jobs.read_measurement(run, "after")
+    half = measured.n // 2
+    assert f"{spec}: not applicable to {half} of {measured.n} samples" in measured.warnings
+    shown = [row for row in run.rows(SAMPLES) if row["when"] == "before"]
+    assert {row["features"][spec] is None for row in shown if row["context"] == 1} == {True}
+    values = [row["features"][spec] for row in shown if row["context"] == 0]
+    assert set(values) <= {2.0, 3.0}
+    for table in (measured.base, measured.policy, measured.target):
+        assert 2 <= table[spec].value <= 3
+    evaluations = [row["estimates"] for row in run.rows(METRICS) if "estimates" in row]
+    assert all(2 <= row[spec]["value"] <= 3 and row[spec]["n"] == 8 for row in evaluations)
+    write_report([run], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"not applicable to {half} of {measured.n} samples" in page
+
+
 def test_the_recipe_keeps_what_the_base_decided(tmp_path):
     model = ModelSettings(base="tiny-python")
     settings = SETTINGS.model_copy(update={"max_steps": 1})
@@ -344,6 +405,29 @@ def test_a_policy_that_a_run_starts_from_lends_its_samples_to_the_fit(finished, 
     assert any("effective samples" in sentence for sentence in sentences)
 
 
+def test_a_model_with_an_encoder_is_tuned_killed_and_resumed(t5_folder, tmp_path):
+    asked = RECIPE.model_copy(
+        update={
+            "model": ModelSettings(base=str(t5_folder), max_new_tokens=6),
+            "target": TargetSettings(constrain=("contains:d",), floor=0.1),
+            "settings": SETTINGS.model_copy(update={"learning_rate": 1e-2, "keep": Keep.LAST}),
+        }
+    )
+    contexts = (Context("abc"), Context(""), Context("ddddllkk"))
+    whole = jobs.tune(asked, tmp_path / "whole", contexts)
+    with pytest.raises(KilledError):
+        jobs.tune(asked, tmp_path / "killed", contexts, killer(3))
+    killed = jobs.resume(tmp_path / "killed")
+    assert all(torch.equal(t, weights(whole)[name]) for name, t in weights(killed).items())
+    policy = jobs.open_policy(whole)
+    model = AutoModelForSeq2SeqLM.from_pretrained(whole.policy_folder)
+    for name, tensor in policy.module.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+    base = jobs.open_target(whole)[1].base.module.state_dict()
+    moved = {n for n, t in policy.module.state_dict().items() if not torch.equal(t, base[n])}
+    assert {name.partition(".")[0] for name in moved} >= {"encoder", "decoder"}
+
+
 @pytest.mark.parametrize(("floor", "word"), [(None, "exact"), (0.5, "exact")])
 def test_a_constraint_is_drawn_from_exactly(floor, word):
     base = Tabular.random(4, 3, generator=torch.Generator().manual_seed(0))
@@ -360,6 +444,20 @@ def test_a_tilt_is_drawn_from_nearly_and_says_so():
     samples, note = jobs.draw_from(target, None, 50, 0.2, torch.Generator().manual_seed(1))
     assert len(samples) == 50
     assert "quasi-rejection samples: total variation" in note
+
+
+@pytest.mark.parametrize("add", [lambda t, s: t.constrain(s), lambda t, s: t.tilt(s, 2.0)])
+def test_samples_that_a_factor_says_nothing_of_are_counted(add):
+    base = Tabular.random(4, 3, generator=torch.Generator().manual_seed(0))
+
+    def long(texts: list[str]) -> list[float | None]:
+        return [float("a" in text) if len(text) > 1 else None for text in texts]
+
+    target = add(Target(base), as_scorer(long))
+    samples, note = jobs.draw_from(target, None, 50, 0.2, torch.Generator().manual_seed(1))
+    short = sum(len(text) <= 1 for text in samples.texts)
+    assert 0 < short < 50
+    assert note.endswith(f"; long: not applicable to {short} of 50 samples")
 
 
 def test_what_is_no_run_is_said(tmp_path):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         with_adapter,
     )
     from attunement.distributions.causal import Causal
+    from attunement.distributions.models import load
+    from attunement.distributions.seq2seq import Seq2Seq
     from attunement.distributions.tabular import Tabular
     from attunement.divergences import DIVERGENCES, Divergence, alpha, parse_divergence
     from attunement.evidence import Evidence
@@ -56,7 +58,9 @@ _ROOMS = {
     "Trainable": "core",
     "Scorer": "core",
     # Models.
+    "load": "distributions.models",
     "Causal": "distributions.causal",
+    "Seq2Seq": "distributions.seq2seq",
     "Tabular": "distributions.tabular",
     "AdapterSettings": "distributions.adapters",
     "with_adapter": "distributions.adapters",

@@ -91,7 +91,7 @@ def _feature(factor: Factor, scores: Scores, samples: Samples) -> tuple[Tensor, 
     if isinstance(factor, Constraint) and factor.floor is not None:
         return (~factor.satisfied(scores, samples)).double(), math.log(factor.floor)
     if isinstance(factor, Moment) and factor.lambda_ is not None:
-        return scores.values, factor.lambda_
+        return factor.feature(scores), factor.lambda_
     if isinstance(factor, Tilt):
         return scores.values, factor.weight / factor.beta
     return factor.log_potential(scores, samples), 1.0

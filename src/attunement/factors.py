@@ -144,6 +144,15 @@ class Constraint:
         return {"kind": "constrain", "scorer": self.scorer.name, "floor": self.floor}
 
 
+def _filled(scores: Scores, mean: float) -> Tensor:
+    """[N] a feature, with the mean that it shall have where it doesn't apply.
+
+    So the factor is λ·(φ - μ), 0 where φ doesn't apply, times a constant; and E_p[φ] = μ is asked
+    of the samples that φ applies to, at the least KL(p‖a).
+    """
+    return scores.values.masked_fill(~scores.applicable, mean)
+
+
 @dataclass(frozen=True)
 class Moment:
     """log-potential λ·φ, with λ such that the mean of φ, averaged over contexts, is as asked.
@@ -161,6 +170,10 @@ class Moment:
     def __post_init__(self) -> None:
         _require_finite_mean(self.scorer, self.mean)
 
+    def feature(self, scores: Scores) -> Tensor:
+        """[N] float64: φ, and the mean that it shall have where it doesn't apply."""
+        return _filled(scores, self.mean)
+
     def log_potential(self, scores: Scores, samples: Samples) -> Tensor:  # noqa: ARG002
         """[N] float64.
 
@@ -169,7 +182,7 @@ class Moment:
         """
         if self.lambda_ is None:
             raise _unfitted(self.scorer, self.mean)
-        return self.lambda_ * scores.values
+        return self.lambda_ * self.feature(scores)
 
     def describe(self) -> dict[str, object]:
         """For recipe and report."""
@@ -194,6 +207,10 @@ class MomentEach:
     def __post_init__(self) -> None:
         _require_finite_mean(self.scorer, self.mean)
 
+    def feature(self, scores: Scores) -> Tensor:
+        """[N] float64: φ, and the mean that it shall have where it doesn't apply."""
+        return _filled(scores, self.mean)
+
     def log_potential(self, scores: Scores, samples: Samples) -> Tensor:
         """[N] float64.
 
@@ -202,7 +219,7 @@ class MomentEach:
         """
         if self.lambda_ is None:
             raise _unfitted(self.scorer, self.mean)
-        return self.lambda_.of(samples) * scores.values
+        return self.lambda_.of(samples) * self.feature(scores)
 
     def describe(self) -> dict[str, object]:
         """For recipe and report."""

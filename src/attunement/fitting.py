@@ -20,19 +20,18 @@ from torch import Tensor
 from attunement.conflicts import why_nothing_is_allowed
 from attunement.core import AttunementError, Context, Distribution, Estimate, Samples
 from attunement.dual import solve_dual
-from attunement.estimators import moment_target
+from attunement.estimators import moment_where
 from attunement.evidence import BASE, POLICY, Evidence, effective_sample_size, pareto_khat
 from attunement.factors import (
     ContextLambdas,
     Factor,
     Moment,
     MomentEach,
-    is_hard,
     log_potential,
     shown,
 )
 from attunement.reach import Reach, require_all_seen, require_reachable
-from attunement.scorers import evaluate
+from attunement.scorers import evaluate, require_applicable
 
 Matched: TypeAlias = Moment | MomentEach
 """The factors that have a λ."""
@@ -98,15 +97,20 @@ def fit(
     if bool(held.any()):
         require_all_seen(torch.isfinite(fresh.log_rest), fresh.context, contexts)
     evidence = fresh.evidence(lambdas)
-    columns = list(zip(matched, fresh.features.T, strict=True))
+    columns = list(zip(matched, fresh.features.T, fresh.applicable.T, strict=True))
     rows = [evidence.context == index for index in range(len(contexts))]
     ess, khat = _worth(bank.log_weights + bank.potential(lambdas), bank.context)
     return Fit(
         factors=found,
-        moments={factor.scorer.name: moment_target(evidence, column) for factor, column in columns},
+        moments={
+            factor.scorer.name: moment_where(evidence, column, applies)
+            for factor, column, applies in columns
+        },
         moments_each={
-            factor.scorer.name: tuple(moment_target(evidence[r], column[r]) for r in rows)
-            for factor, column in columns
+            factor.scorer.name: tuple(
+                moment_where(evidence[r], column[r], applies[r]) for r in rows
+            )
+            for factor, column, applies in columns
             if isinstance(factor, MomentEach)
         },
         ess=ess,
@@ -145,7 +149,8 @@ class _Bank(NamedTuple):
     """Samples, as far as fitting needs them.
 
     Attributes:
-        features: [N, K] the matched features.
+        features: [N, K] the matched features, as their factors read them.
+        applicable: [N, K] bool, where they apply.
         log_rest: [N] log-potential of all other factors.
         context: [N] int64.
         part: [N] int64, `BASE`, or `POLICY` for the proposal's.
@@ -154,6 +159,7 @@ class _Bank(NamedTuple):
     """
 
     features: Tensor
+    applicable: Tensor
     log_rest: Tensor
     context: Tensor
     part: Tensor
@@ -196,8 +202,9 @@ def _draw(
     )
     scorers = dict.fromkeys(factor.scorer for factor in factors)
     scores = {scorer.name: evaluate(scorer, samples) for scorer in scorers}
+    require_applicable(scores)
     log_rest = log_potential([f for f in factors if not isinstance(f, Matched)], samples, scores)
-    if any(map(is_hard, factors)) and bool(torch.isneginf(log_rest).all()):
+    if bool(torch.isneginf(log_rest).all()):
         raise AttunementError(
             f"{why_nothing_is_allowed(factors, samples, scores)}, so no moment can be matched: "
             "loosen it or give it a floor"
@@ -206,9 +213,17 @@ def _draw(
     if proposal is not None:
         log_base = torch.cat([parts[0].log_prob, base.log_prob(parts[1])])
         log_policy = torch.cat([proposal.log_prob(parts[0]), parts[1].log_prob])
-    matched = [scores[f.scorer.name].values for f in factors if isinstance(f, Matched)]
+    matched = [f for f in factors if isinstance(f, Matched)]
+    columns = [scores[f.scorer.name] for f in matched]
+    pairs = zip(matched, columns, strict=True)
     return _Bank(
-        torch.stack(matched, 1), log_rest, samples.context_index, part, log_base, log_policy
+        features=torch.stack([factor.feature(column) for factor, column in pairs], 1),
+        applicable=torch.stack([column.applicable for column in columns], 1),
+        log_rest=log_rest,
+        context=samples.context_index,
+        part=part,
+        log_base=log_base,
+        log_policy=log_policy,
     )
 
 

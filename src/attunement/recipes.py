@@ -24,7 +24,8 @@ from attunement.distributions.adapters import (
     is_base,
     load_adapter,
 )
-from attunement.distributions.causal import Causal
+from attunement.distributions.language import LanguageModel
+from attunement.distributions.models import load
 from attunement.distributions.stopping import STOPS
 from attunement.factors import (
     Constraint,
@@ -70,7 +71,9 @@ class ModelSettings(BaseModel):
             raise AttunementError(f"there is no stop preset {name!r}; there is {', '.join(STOPS)}")
         return name
 
-    def load(self, model: str | Path | None = None, *, base: Causal | None = None) -> Causal:
+    def load(
+        self, model: str | Path | None = None, *, base: LanguageModel | None = None
+    ) -> LanguageModel:
         """The base, or another model on the same outcomes.
 
         Args:
@@ -86,7 +89,7 @@ class ModelSettings(BaseModel):
             over = base if base is not None and is_base(base, below) else self.load(below)
             return load_adapter(over, source)
         function = None if self.stop_preset is None else STOPS[self.stop_preset]
-        return Causal.load(
+        return load(
             source,
             max_new_tokens=self.max_new_tokens,
             stop=Stop(strings=self.stop, function=function),
@@ -94,7 +97,7 @@ class ModelSettings(BaseModel):
             device=self.device,
         )
 
-    def resolved(self, base: Causal) -> ModelSettings:
+    def resolved(self, base: LanguageModel) -> ModelSettings:
         """The same with what the base decided, so that other models get its outcomes too."""
         return self.model_copy(update={"max_new_tokens": base.outcomes.max_new_tokens})
 
@@ -130,8 +133,11 @@ class TargetSettings(BaseModel):
         """Whether there are moments, and so λ to be fitted."""
         return bool(self.match or self.match_each)
 
-    def check(self) -> None:
+    def check(self, scorer_of: Callable[[str], Scorer] = parse_scorer) -> None:
         """Find what is wrong without loading a model.
+
+        Args:
+            scorer_of: From SPEC to scorer.
 
         Raises:
             AttunementError: A scorer is unknown, an option lacks or has no use for another, or two
@@ -143,7 +149,7 @@ class TargetSettings(BaseModel):
             raise AttunementError(
                 "--tilt and --beta need each other, e.g. --tilt pep8_per_line=-1 --beta 0.1"
             )
-        require_compatible(self.factors())
+        require_compatible(self.factors(scorer_of))
 
     def factors(self, scorer_of: Callable[[str], Scorer] = parse_scorer) -> tuple[Factor, ...]:
         """The factors, not yet fitted.
@@ -163,7 +169,9 @@ class TargetSettings(BaseModel):
             found.append(Tilt(scorer_of(spec), self.beta, weight))
         return tuple(found)
 
-    def build(self, base: Causal, scorer_of: Callable[[str], Scorer] = parse_scorer) -> Target:
+    def build(
+        self, base: LanguageModel, scorer_of: Callable[[str], Scorer] = parse_scorer
+    ) -> Target:
         """The target, not yet fitted.
 
         Args:
@@ -218,7 +226,8 @@ class TuneRecipe(BaseModel):
         context_fits: λ_c and the moments of what is matched in every context.
         fit_ess: Effective sample size of the weights that λ was solved on.
         fit_khat: Their Pareto k̂; None where they are bounded or too few.
-        scorer_files: SHA-256 of each user's scorer file, by SPEC; copies lie in `scorers/`.
+        scorer_files: SHA-256 of each user's file that a scorer reads, by SPEC; copies lie in
+            `scorers/`.
         versions: Of the software.
         command: The command that asked for it.
     """
@@ -244,8 +253,11 @@ class TuneRecipe(BaseModel):
     versions: dict[str, str] = Field(default_factory=runs.versions)
     command: str = ""
 
-    def check(self) -> None:
+    def check(self, scorer_of: Callable[[str], Scorer] = parse_scorer) -> None:
         """Find what is wrong without loading a model.
+
+        Args:
+            scorer_of: From SPEC to scorer.
 
         Raises:
             AttunementError: The target has no factor, or one of them can't be; or the divergence
@@ -257,7 +269,7 @@ class TuneRecipe(BaseModel):
                 "the target has no factor: give --constrain, --match, --match-each or --tilt, "
                 "e.g. --constrain compiles"
             )
-        target.check()
+        target.check(scorer_of)
         if self.policy is not None and self.adapter is not None:
             raise AttunementError(
                 "a new adapter starts from the base: leave out --policy or --lora-rank; a policy "

@@ -100,7 +100,7 @@ class Target:
     def match(self, moments: Mapping[Feature, float]) -> Target:
         """Demand means of features, averaged over contexts; needs `fit`.
 
-        A sample that a feature doesn't apply to counts as 0 in its mean.
+        The mean is over the samples that the feature applies to; the others it leaves as they are.
 
         Args:
             moments: Feature to the mean that it shall have under the target.
@@ -117,7 +117,7 @@ class Target:
     def match_each(self, moments: Mapping[Feature, float]) -> Target:
         """Demand means of features in every context; needs `fit`, and only knows its contexts.
 
-        A sample that a feature doesn't apply to counts as 0 in its mean.
+        The mean is over the samples that the feature applies to; the others it leaves as they are.
 
         Args:
             moments: Feature to the mean that it shall have under the target in every context.

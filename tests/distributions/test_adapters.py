@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from attunement.core import AttunementError, Context, MissingExtraError, Samples, Trainable
 from attunement.distributions.adapters import (
@@ -20,13 +20,15 @@ from attunement.distributions.adapters import (
     with_adapter,
 )
 from attunement.distributions.causal import Causal
+from attunement.distributions.language import LanguageModel
+from attunement.distributions.models import load
 from attunement.distributions.tiny import TINY_PYTHON
 from attunement.laws import check_distribution
 from attunement.targets import Target
 from attunement.training import trainable
 from attunement.tuning import Proposal, TuningSettings, init, step, tune
 
-PROMPTS = ["", "hello", "a longer prompt"]
+PROMPTS = ["", "abc", "aabbccddeeffgg"]
 # PEFT's own model class asks transformers for something that is to be removed there.
 DEPRECATED_IN_PEFT = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 
@@ -44,7 +46,7 @@ SMALL = TuningSettings(
 
 
 def marks(texts):
-    return [text.count("!") for text in texts]
+    return [text.count("!") + text.count("a") for text in texts]
 
 
 def generator(seed=0):
@@ -52,25 +54,25 @@ def generator(seed=0):
 
 
 @pytest.fixture
-def base(model, byte_tokenizer) -> Causal:
-    return Causal.load(model, tokenizer=byte_tokenizer, max_new_tokens=12)
+def base(language_model) -> LanguageModel:
+    return language_model
 
 
 @pytest.fixture
-def policy(base) -> Causal:
+def policy(base) -> LanguageModel:
     return with_adapter(base, AdapterSettings(lora_rank=2, lora_alpha=4), generator=generator())
 
 
-def disturb(policy: Causal, seed=1) -> None:
+def disturb(policy: LanguageModel, seed=1) -> None:
     """Move an adapter away from where it starts."""
     source = generator(seed)
     for parameter in trainable(policy.module).values():
         parameter.data.add_(torch.randn(parameter.shape, generator=source) * 0.3)
 
 
-def scored(causal: Causal, samples: Samples) -> torch.Tensor:
+def scored(model: LanguageModel, samples: Samples) -> torch.Tensor:
     with torch.no_grad():
-        return causal.log_prob(samples)
+        return model.log_prob(samples)
 
 
 def tensors(module: nn.Module) -> set[int]:
@@ -244,19 +246,23 @@ def test_a_saved_adapter_loads_again_over_the_same_weights(base, policy, tmp_pat
 @pytest.mark.filterwarnings(DEPRECATED_IN_PEFT)
 def test_peft_and_transformers_load_what_was_saved(base, policy, tmp_path):
     base.save(tmp_path / "base")
-    base = Causal.load(tmp_path / "base", max_new_tokens=12)
+    base = load(tmp_path / "base", max_new_tokens=12)
     policy = with_adapter(base, generator=generator())
     disturb(policy)
     policy.save(tmp_path / "adapter")
     samples = base.sample(PROMPTS, 8, generator=generator())
     expected = scored(policy, samples)
-    untouched = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    if base.module.config.is_encoder_decoder:
+        auto, auto_peft = AutoModelForSeq2SeqLM, peft.AutoPeftModelForSeq2SeqLM
+    else:
+        auto, auto_peft = AutoModelForCausalLM, peft.AutoPeftModelForCausalLM
+    untouched = auto.from_pretrained(tmp_path / "base")
     for network in (
-        peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").get_base_model(),
+        auto_peft.from_pretrained(tmp_path / "adapter").get_base_model(),
         peft.PeftModel.from_pretrained(untouched, tmp_path / "adapter").get_base_model(),
-        AutoModelForCausalLM.from_pretrained(tmp_path / "adapter"),
+        auto.from_pretrained(tmp_path / "adapter"),
     ):
-        loaded = Causal.load(network, tokenizer=base.tokenizer, max_new_tokens=12)
+        loaded = load(network, tokenizer=base.tokenizer, max_new_tokens=12)
         torch.testing.assert_close(scored(loaded, samples), expected, rtol=0, atol=1e-4)
 
 
@@ -265,7 +271,7 @@ def test_what_peft_saved_can_be_trained_on(base, tmp_path):
     made = peft.get_peft_model(
         copy.deepcopy(base.module),
         peft.LoraConfig(
-            task_type="CAUSAL_LM",
+            task_type="SEQ_2_SEQ_LM" if base.module.config.is_encoder_decoder else "CAUSAL_LM",
             r=3,
             target_modules="all-linear",
             init_lora_weights=False,
@@ -275,7 +281,8 @@ def test_what_peft_saved_can_be_trained_on(base, tmp_path):
     made.save_pretrained(tmp_path)
     policy = load_adapter(base, tmp_path)
     samples = base.sample(PROMPTS, 8, generator=generator())
-    wrapped = Causal.load(made.get_base_model().eval(), tokenizer=base.tokenizer, max_new_tokens=12)
+    network = made.get_base_model().eval()
+    wrapped = load(network, tokenizer=base.tokenizer, max_new_tokens=12)
     assert torch.equal(scored(policy, samples), scored(wrapped, samples))
     assert trainable(policy.module)
     assert not torch.allclose(scored(policy, samples), scored(base, samples), atol=0.01)
@@ -290,7 +297,7 @@ def test_a_merged_adapter_is_a_model_of_its_own(base, policy, tmp_path):
     assert torch.equal(scored(base, samples), before)
     assert not tensors(merged.module) & tensors(base.module)
     merged.save(tmp_path)
-    loaded = Causal.load(tmp_path, max_new_tokens=12)
+    loaded = load(tmp_path, max_new_tokens=12)
     assert torch.equal(scored(loaded, samples), scored(merged, samples))
     with pytest.raises(AttunementError, match="no adapter that could be merged"):
         merge_adapter(merged, base)
@@ -357,7 +364,7 @@ def test_an_adapter_names_its_base(base, policy, tmp_path):
     assert adapter_base(tmp_path / "whole") is None
     assert adapter_base("org/model") is None
     with pytest.raises(AttunementError, match="holds an adapter, not a model"):
-        Causal.load(tmp_path / "tiny", max_new_tokens=4)
+        load(tmp_path / "tiny", max_new_tokens=4)
 
 
 def test_over_bfloat16_the_adapter_is_float32(model, byte_tokenizer):

@@ -55,6 +55,7 @@ def measure(
     """Measure how far a run's policy, or any model, is from a target."""
     from attunement import jobs
     from attunement.console import print_measurement
+    from attunement.distributions.language import require_same_tokens
     from attunement.measuring import measure as measure_policy
     from attunement.runs import Run, generator_for
 
@@ -77,8 +78,9 @@ def measure(
         settings = model_settings(base or model, max_new_tokens, stop, stop_preset, dtype, device)
         generator = generator_for(seed)
         loaded = settings.load()
-        built = wanted.build(loaded).fit(contexts, generator=generator)
         policy = loaded if base is None else settings.resolved(loaded).load(model, base=loaded)
+        require_same_tokens(loaded, policy, model)
+        built = wanted.build(loaded).fit(contexts, generator=generator)
         measured = measure_policy(built, policy, contexts, n=n, generator=generator)
     if as_json:
         print_json(measured.to_json(model))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +36,7 @@ from attunement.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from attunement.core import Context
+    from attunement.core import Context, Scorer
     from attunement.distributions.adapters import AdapterSettings
     from attunement.recipes import TuneRecipe
     from attunement.runs import Run
@@ -178,8 +179,9 @@ def tune(
                     adapter=_adapter(context),
                 )
                 contexts = read_prompts(prompt, prompts)
-            asked.check()
-        run = _start(asked, output_dir, contexts)
+            scorer_of = _scorer_of(asked, recipe)
+            asked.check(scorer_of)
+        run = _start(asked, output_dir, contexts, scorer_of)
     _conclude(run, as_json)
 
 
@@ -243,12 +245,24 @@ def _read_again(path: Path, output_dir: Path) -> tuple[TuneRecipe, tuple[Context
     return recipe.model_copy(update={"command": command}), contexts
 
 
-def _start(asked: TuneRecipe, folder: Path, contexts: tuple[Context, ...] | None) -> Run:
+def _scorer_of(asked: TuneRecipe, recipe: Path | None) -> Callable[[str], Scorer]:
+    """From SPEC to scorer; a run's recipe has the files of its scorers beside it."""
+    from attunement.scorers import parse_scorer, scorers_of
+
+    return parse_scorer if recipe is None else scorers_of(recipe.parent, asked.scorer_files)
+
+
+def _start(
+    asked: TuneRecipe,
+    folder: Path,
+    contexts: tuple[Context, ...] | None,
+    scorer_of: Callable[[str], Scorer],
+) -> Run:
     from attunement import jobs
     from attunement.console import show_progress
 
     with show_progress(asked.settings.max_steps) as callbacks:
-        return jobs.tune(asked, folder, contexts, callbacks)
+        return jobs.tune(asked, folder, contexts, callbacks, scorer_of)
 
 
 def _resume(folder: Path) -> Run:

@@ -13,7 +13,7 @@ many policies there are, and nothing needs to be switched on or off: the base's 
 adapter in it, and no order of calls can let one policy's adapter into another's forward pass.
 
 The networks are transformers' own with layers of PEFT in them, so a policy with an adapter is a
-`Causal` like any other; `save` writes PEFT's folder, which `peft` and transformers can load.
+`Causal` or `Seq2Seq` like any other; `save` writes PEFT's folder, which either library can load.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,6 +33,8 @@ from transformers.pytorch_utils import Conv1D
 
 from attunement.core import AttunementError, MissingExtraError
 from attunement.distributions.causal import Causal
+from attunement.distributions.language import LanguageModel
+from attunement.distributions.seq2seq import Seq2Seq
 from attunement.distributions.tiny import TINY_PYTHON, tiny_python_path
 from attunement.runs import read_json
 
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = "default"
+
+Model = TypeVar("Model", bound=LanguageModel)
 
 
 class AdapterSettings(BaseModel):
@@ -61,8 +65,8 @@ class AdapterSettings(BaseModel):
 
 
 def with_adapter(
-    base: Causal, settings: AdapterSettings | None = None, *, generator: torch.Generator
-) -> Causal:
+    base: LanguageModel, settings: AdapterSettings | None = None, *, generator: torch.Generator
+) -> Causal | Seq2Seq:
     """A policy that starts as its base and of which only a new adapter is trained.
 
     Args:
@@ -88,7 +92,7 @@ def with_adapter(
                 + ", ".join(known)
             )
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="SEQ_2_SEQ_LM" if base.module.config.is_encoder_decoder else "CAUSAL_LM",
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         target_modules=list(targets),
@@ -103,8 +107,8 @@ def with_adapter(
     return policy
 
 
-def load_adapter(base: Causal, folder: Path | str) -> Causal:
-    """A policy from the folder of an adapter, written by `Causal.save` or by PEFT.
+def load_adapter(base: LanguageModel, folder: Path | str) -> Causal | Seq2Seq:
+    """A policy from the folder of an adapter, written by `save` or by PEFT.
 
     Args:
         base: The model that it was made for; it stays as it is, and its weights are the policy's.
@@ -147,7 +151,7 @@ def load_adapter(base: Causal, folder: Path | str) -> Causal:
 
 
 @torch.no_grad()
-def merge_adapter(policy: Causal, base: Causal) -> Causal:
+def merge_adapter(policy: LanguageModel, base: Model) -> Model:
     """A model of its own whose weights are those of the base with the adapter's added.
 
     Args:
@@ -193,7 +197,7 @@ def adapter_base(source: Path | str) -> str | None:
     return _known_as(name)
 
 
-def is_base(model: Causal, name: str) -> bool:
+def is_base(model: LanguageModel, name: str) -> bool:
     """Whether a model is the one that an adapter names (`adapter_base`), without an adapter."""
     return not _has_adapter(model.module) and _known_as(str(model.module.name_or_path)) == name
 
@@ -206,7 +210,7 @@ class _Shared(nn.Parameter):
         return self
 
 
-def _over(base: Causal, config: PeftConfig) -> Causal:
+def _over(base: LanguageModel, config: PeftConfig) -> Causal | Seq2Seq:
     """The base's weights in layers of the policy's own, with a new adapter on top, in float32."""
     if _has_adapter(base.module):
         raise AttunementError("the model has an adapter already: start from it as it is")
@@ -221,7 +225,8 @@ def _over(base: Causal, config: PeftConfig) -> Causal:
     for parameter in module.parameters():
         if parameter.requires_grad:  # in bfloat16 most of a small step would be lost
             parameter.data = parameter.data.float()
-    return Causal(module.eval(), base.tokenizer, base.outcomes, batch_size=base.batch_size)
+    family = Seq2Seq if module.config.is_encoder_decoder else Causal
+    return family(module.eval(), base.tokenizer, base.outcomes, batch_size=base.batch_size)
 
 
 def _has_adapter(module: PreTrainedModel) -> bool:

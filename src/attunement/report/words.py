@@ -149,7 +149,8 @@ def parameters(factor: Factor) -> str:
         case Kind.TILT:
             return f"tilt, weight {number(factor.weight)}, β = {factor.beta:g}"
         case Kind.MATCH:
-            return f"match, mean {mean}, λ = {number(factor.lambda_ or math.nan)}"
+            found = "not fitted" if factor.lambda_ is None else number(factor.lambda_)
+            return f"match, mean {mean}, λ = {found}"
         case Kind.MATCH_EACH:
             lambdas = [entry.lambda_ for entry in factor.held]
             span = f"λ from {number(min(lambdas))} to {number(max(lambdas))}" if lambdas else ""
