@@ -339,7 +339,7 @@ def test_contexts_are_kept(tmp_path):
 EACH = RECIPE.model_copy(
     update={
         "target": TargetSettings(match_each={"regex:self": 0.3}, match={"length": 11.5}),
-        "settings": SETTINGS.model_copy(update={"max_steps": 2}),
+        "settings": SETTINGS.model_copy(update={"max_steps": 2, "bank_size": 512}),
     }
 )
 
