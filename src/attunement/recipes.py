@@ -275,10 +275,6 @@ class TuneRecipe(BaseModel):
                 "a new adapter starts from the base: leave out --policy or --lora-rank; a policy "
                 "that is an adapter already is trained on as it is"
             )
-        if self.settings.fully_shard and self.adapter is not None:
-            raise AttunementError(
-                "an adapter can't be sharded: leave out --fully-shard; its base is in memory once"
-            )
         if (self.proposal_model is None) == (self.settings.proposal is Proposal.OTHER):
             raise AttunementError(
                 "--proposal other and --proposal-model need each other, e.g. --proposal other "

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 
@@ -93,7 +94,6 @@ def strange(a, b, c):
         (["--constrain", "compiles", "--base", "nobody/nothing"], 1, "tiny-python"),
         (["--constrain", "compiles", "--policy", "nobody/nothing"], 1, "nobody/nothing"),
         (["--constrain", "compiles", "--lora-rank", "0"], 2, "--lora-rank"),
-        (["--constrain", "compiles", "--lora-rank", "2", "--fully-shard"], 2, "can't be sharded"),
         (["--constrain", "compiles", "--lora-alpha", "8"], 2, "no use without --lora-rank"),
         (["--constrain", "compiles", "--lora-rank", "2", "--policy", "x"], 2, "leave out --policy"),
         (
@@ -229,6 +229,19 @@ def test_two_processes_make_the_same_run(launch, attune, shared_job, single, tmp
     assert not list(folder.glob(".*"))
     done = attune("sample", str(folder), "-n", "2", "--json")
     assert len(done.stdout.splitlines()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--fully-shard"]], ids=["repeated", "sharded"])
+def test_two_processes_train_the_same_adapter(launch, attune, shared_job, tmp_path, options):
+    adapted = [*shared_job, "--lora-rank=2", "--learning-rate=0.01", "--keep=last"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert attune(*adapted, f"--output-dir={one}").returncode == 0
+    launch("-m", "attunement.cli", *adapted, *options, f"--output-dir={two}")
+    for found, expected in zip(steps_of(two), steps_of(one), strict=True):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    delivered = [load_file(run / "policy/adapter_model.safetensors") for run in (one, two)]
+    torch.testing.assert_close(delivered[1], delivered[0], rtol=1e-2, atol=1e-4)
 
 
 def test_a_run_of_two_processes_goes_on_in_one(launch, attune, shared_job, single, tmp_path):
