@@ -16,7 +16,9 @@ from attunement.cli.options import (
     Json,
     Match,
     MaxNewTokens,
+    MaxPrompts,
     Prompt,
+    PromptColumn,
     Prompts,
     Stop,
     StopPreset,
@@ -49,6 +51,8 @@ def sample(
     stop_preset: StopPreset = None,
     prompt: Prompt = None,
     prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
+    max_prompts: MaxPrompts = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     threads: Threads = None,
     device: Device = None,
@@ -63,7 +67,7 @@ def sample(
     generator = generator_for(seed)
     with usage():
         wanted = target_settings(constrain, floor, match, tilt, beta)
-        contexts = read_prompts(prompt, prompts)
+        contexts = read_prompts(prompt, prompts, prompt_column, max_prompts, seed)
         is_run = jobs.is_run(model)
         if is_run and wanted.has_factors:
             raise typer.BadParameter("a run has its own target: use --target, or name a model")

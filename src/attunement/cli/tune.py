@@ -18,7 +18,9 @@ from attunement.cli.options import (
     Json,
     Match,
     MaxNewTokens,
+    MaxPrompts,
     Prompt,
+    PromptColumn,
     Prompts,
     Stop,
     StopPreset,
@@ -127,6 +129,8 @@ def tune(
     stop_preset: StopPreset = None,
     prompt: Prompt = None,
     prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
+    max_prompts: MaxPrompts = None,
     threads: Threads = None,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -159,7 +163,7 @@ def tune(
                     policy=policy,
                     proposal_model=proposal_model,
                 )
-                contexts = read_prompts(prompt, prompts)
+                contexts = read_prompts(prompt, prompts, prompt_column, max_prompts, seed or 0)
             asked.check()
         run = _start(asked, output_dir, contexts)
     _conclude(run, as_json)
@@ -205,8 +209,9 @@ def _recipe(context: typer.Context, **asked: object) -> TuneRecipe:
 
 def _read_again(path: Path, output_dir: Path) -> tuple[TuneRecipe, tuple[Context, ...] | None]:
     """The recipe of an earlier run, and its contexts."""
+    from attunement.contexts import read_contexts
     from attunement.recipes import TuneRecipe
-    from attunement.runs import read_contexts, read_json
+    from attunement.runs import read_json
 
     recipe = TuneRecipe.parse(read_json(path), path)
     command = shlex.join(["attune", "tune", "--recipe", str(path), "--output-dir", str(output_dir)])
