@@ -16,7 +16,9 @@ from attunement.cli.options import (
     Match,
     MatchEach,
     MaxNewTokens,
+    MaxPrompts,
     Prompt,
+    PromptColumn,
     Prompts,
     Stop,
     StopPreset,
@@ -46,6 +48,8 @@ def measure(
     stop_preset: StopPreset = None,
     prompt: Prompt = None,
     prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
+    max_prompts: MaxPrompts = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 1,
     threads: Threads = None,
     device: Device = None,
@@ -62,7 +66,7 @@ def measure(
     begin(threads)
     with usage():
         wanted = target_settings(constrain, floor, match, match_each, tilt, beta)
-        contexts = read_prompts(prompt, prompts)
+        contexts = read_prompts(prompt, prompts, prompt_column, max_prompts, seed)
         is_run = jobs.is_run(model)
         if is_run and (wanted.has_factors or base is not None):
             raise typer.BadParameter("a run has its own base and target: leave those options out")

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,7 +38,15 @@ Stop = Annotated[list[str] | None, typer.Option(help="A text that ends a complet
 StopPreset = Annotated[str | None, typer.Option(help="A named stop: python-function.")]
 Prompt = Annotated[list[str] | None, typer.Option(help="A context; may be repeated.")]
 Prompts = Annotated[
-    Path | None, typer.Option(help="Contexts: JSONL with a column 'prompt', or one prompt a line.")
+    str | None,
+    typer.Option(
+        metavar="FILE|NAME[:SPLIT]",
+        help="Contexts: JSONL, text, CSV, Parquet, a folder, a data set, tiny-python-signatures.",
+    ),
+]
+PromptColumn = Annotated[str | None, typer.Option(help="The prompts' column [prompt].")]
+MaxPrompts = Annotated[
+    int | None, typer.Option(min=1, help="At most so many prompts, chosen by the seed.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads [the machine's cores].")]
 Device = Annotated[str | None, typer.Option(help="Where to compute [a GPU if there is one].")]
@@ -149,16 +156,27 @@ def _numbers(option: str, entries: list[str] | None) -> dict[str, float]:
     return found
 
 
-def read_prompts(prompt: list[str] | None, prompts: Path | None) -> tuple[Context, ...] | None:
-    """The contexts, from the options or from a file; None where there are none."""
+def read_prompts(
+    prompt: list[str] | None,
+    prompts: str | None,
+    column: str | None = None,
+    most: int | None = None,
+    seed: int = 0,
+) -> tuple[Context, ...] | None:
+    """The contexts, from the options or from where they are; None where there are none."""
+    from attunement.contexts import duplicates, read_contexts
     from attunement.core import as_contexts
-    from attunement.runs import read_contexts
 
     if prompt and prompts is not None:
         raise typer.BadParameter("give --prompt or --prompts, not both")
-    if prompts is not None:
-        return read_contexts(prompts)
-    return as_contexts(prompt) if prompt else None
+    if prompts is None:
+        if column is not None or most is not None:
+            raise typer.BadParameter("--prompt-column and --max-prompts need --prompts")
+        return as_contexts(prompt) if prompt else None
+    contexts = read_contexts(prompts, column, most, seed)
+    if (again := duplicates(contexts)) > 0:
+        typer.echo(f"{again} of {len(contexts)} prompts of {prompts} repeat others", err=True)
+    return contexts
 
 
 def print_json(content: object) -> None:

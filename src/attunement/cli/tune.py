@@ -20,7 +20,9 @@ from attunement.cli.options import (
     Match,
     MatchEach,
     MaxNewTokens,
+    MaxPrompts,
     Prompt,
+    PromptColumn,
     Prompts,
     Stop,
     StopPreset,
@@ -134,6 +136,8 @@ def tune(
     stop_preset: StopPreset = None,
     prompt: Prompt = None,
     prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
+    max_prompts: MaxPrompts = None,
     threads: Threads = None,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -166,7 +170,7 @@ def tune(
                     policy=policy,
                     proposal_model=proposal_model,
                 )
-                contexts = read_prompts(prompt, prompts)
+                contexts = read_prompts(prompt, prompts, prompt_column, max_prompts, seed or 0)
             scorer_of = _scorer_of(asked, recipe)
             asked.check(scorer_of)
         run = _start(asked, output_dir, contexts, scorer_of)
@@ -213,8 +217,9 @@ def _recipe(context: typer.Context, **asked: object) -> TuneRecipe:
 
 def _read_again(path: Path, output_dir: Path) -> tuple[TuneRecipe, tuple[Context, ...] | None]:
     """The recipe of an earlier run, and its contexts."""
+    from attunement.contexts import read_contexts
     from attunement.recipes import TuneRecipe
-    from attunement.runs import read_contexts, read_json
+    from attunement.runs import read_json
 
     recipe = TuneRecipe.parse(read_json(path), path)
     command = shlex.join(["attune", "tune", "--recipe", str(path), "--output-dir", str(output_dir)])
