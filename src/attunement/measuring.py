@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from attunement import estimators
+from attunement.conditional import ContextRow, context_rows
 from attunement.core import (
     Context,
     Distribution,
@@ -57,6 +58,7 @@ class Measurement:
             exact samples come for free, `target`.
         log_ratios: [K] log p/π of the policy's samples that the target allows.
         warnings: What to know before trusting a figure.
+        contexts: A row for each context; none where there is only one.
     """
 
     n: int
@@ -69,6 +71,7 @@ class Measurement:
     diversity: Mapping[str, Mapping[str, Estimate]]
     log_ratios: Tensor
     warnings: tuple[str, ...]
+    contexts: tuple[ContextRow, ...] = ()
 
     def to_json(self, run: str) -> dict[str, object]:
         """What `attune measure --json` prints."""
@@ -83,6 +86,7 @@ class Measurement:
             "forbidden": self.forbidden.to_json(),
             "diversity": {name: _rows(table) for name, table in self.diversity.items()},
             "warnings": list(self.warnings),
+            "contexts": [row.to_json() for row in self.contexts],
         }
 
     @classmethod
@@ -99,6 +103,7 @@ class Measurement:
             diversity={name: _estimates(table) for name, table in content["diversity"].items()},
             log_ratios=torch.empty(0, dtype=torch.float64),
             warnings=tuple(content["warnings"]),
+            contexts=tuple(ContextRow.from_json(row) for row in content["contexts"]),
         )
 
     def log_weights_json(self) -> dict[str, object]:
@@ -144,13 +149,17 @@ def measure(
         uniforms = torch.rand(len(base_samples), generator=generator, dtype=torch.float64)
         groups["target"] = base_samples[uniforms.log() < exact]
     diversity = {name: _diversity(group) for name, group in groups.items() if len(group) > 0}
-    return _summary(evidence, scores, diversity)
+    rows = ()
+    if len(contexts) > 1:
+        rows = context_rows(target, contexts, evidence, scores, generator)
+    return _summary(evidence, scores, diversity, rows)
 
 
 def _summary(
     evidence: Evidence,
     scores: Mapping[str, Scores],
     diversity: Mapping[str, Mapping[str, Estimate]],
+    rows: tuple[ContextRow, ...],
 ) -> Measurement:
     divergences = {
         row.name: estimators.divergence(evidence, row)
@@ -160,7 +169,10 @@ def _summary(
     divergences["reverse_kl_allowed"] = estimators.reverse_kl_allowed(evidence)
     in_base, in_policy = evidence.part == BASE, evidence.part == POLICY
     forbidden = torch.isneginf(evidence.log_potential[in_policy])
-    log_z = estimators.log_partition(evidence)
+    if rows and rows[0].accepted is not None:
+        log_z = estimators.log_partition_of_contexts([row.log_z for row in rows])
+    else:
+        log_z = estimators.log_partition(evidence)
     return Measurement(
         n=len(evidence),
         base=_means(scores, in_base, evidence.context),
@@ -172,6 +184,7 @@ def _summary(
         diversity=diversity,
         log_ratios=_policy_log_ratios(evidence),
         warnings=_warnings({**divergences, "log_z": log_z}, scores),
+        contexts=rows,
     )
 
 
