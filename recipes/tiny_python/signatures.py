@@ -68,7 +68,7 @@ def _signatures(files: Mapping[str, list[str]], held_out: bool) -> Iterator[tupl
 
 def main() -> None:
     """Write both files."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description="First lines of functions, to be contexts.")
     parser.add_argument("--output-dir", type=Path, default=FOLDER)
     folder = parser.parse_args().output_dir
     files = read_library()

@@ -179,12 +179,13 @@ def _data_set(source: Path | str, split: str | None) -> _Source:
     """A table file, a folder, or a data set by its name on the hub."""
     try:
         import datasets
+        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise MissingExtraError(f"reading the prompts {source}", "datasets") from error
     with _quiet(datasets):
         try:
             table = _loaded(datasets, source, "train" if split is None else split)
-        except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+        except (OSError, ValueError, KeyError, DatasetsError) as error:
             mend = (
                 "check its name and split"
                 if isinstance(source, Path)

@@ -19,11 +19,12 @@ that all contexts, and all of a jackknife's left-out groups, are computed at onc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from scipy.special import betaincinv, digamma, polygamma
 from torch import Tensor
 
 from attunement import intervals
@@ -82,6 +83,74 @@ def log_partition(evidence: Evidence) -> Estimate:
         return Statistic(value, normalised.exp() - 1, None)
 
     return _estimate(evidence, statistic, evidence.target_weights)
+
+
+def log_partition_within(evidence: Evidence) -> Estimate:
+    """log Z_c of one context from its weights, in nats, the O(1/M) bias removed by a jackknife.
+
+    NaN, without an interval, where no sample is allowed.
+    """
+    log_weights = evidence.log_weights
+    if torch.isneginf(log_weights).all():
+        note = f"none of {len(evidence)} samples satisfies the constraint"
+        return Estimate(math.nan, None, -math.inf, math.inf, len(evidence), 0.0, None, (note,))
+
+    def statistic(rows: Tensor) -> Statistic:
+        normalised, value = _normalised(log_weights[rows])
+        return Statistic(value, normalised.exp() - 1, None)
+
+    found = log_partition(evidence)
+    plain = float(statistic(torch.arange(len(evidence))).value)
+    shift = sum(float(_unbiased(statistic, rows, parts)) for rows, parts in evidence.blocks) - plain
+    ends = {name: getattr(found, name) + shift for name in ("value", "low", "high")}
+    return replace(found, **ends)
+
+
+def log_partition_of_draws(draws: int, accepted: int, wanted: int) -> Estimate:
+    """log Z_c, in nats, from draws of the base until enough were accepted by rejection.
+
+    With N draws for r acceptances E[digamma(r) - digamma(N)] = log Z_c, since N is negative
+    binomial; the interval is Jeffreys' for such draws, the quantiles of Beta(r, N - r + 1/2). With
+    fewer acceptances than wanted, r would have taken more draws than were made: digamma(r) -
+    digamma(N + 1) is then never below what it would have become, an upper bound.
+
+    Args:
+        draws: N.
+        accepted: Acceptances among them, the last draw being one where they are as many as wanted.
+        wanted: r, at least 2.
+    """
+    tails = torch.tensor([0.5 - intervals.LEVEL / 2, 0.5 + intervals.LEVEL / 2]).numpy()
+    if accepted >= wanted:
+        value = float(digamma(wanted) - digamma(draws))
+        stderr = math.sqrt(max(float(polygamma(1, wanted) - polygamma(1, draws)), 0.0))
+        low, high = betaincinv(wanted, draws - wanted + 0.5, tails)
+        high = 1.0 if draws == wanted else high
+        low, high = min(math.log(low), value), max(math.log(high), value)
+        return Estimate(value, stderr, low, high, draws, float(draws))
+    value = float(digamma(wanted) - digamma(draws + 1))
+    low, high = betaincinv(accepted + 0.5, draws - accepted + 0.5, tails)
+    low = math.log(low) if accepted > 0 else -math.inf
+    note = f"an upper bound: {accepted} of {draws} draws were accepted, {wanted} were wanted"
+    return Estimate(
+        value, None, low, max(math.log(high), value), draws, float(draws), warnings=(note,)
+    )
+
+
+def log_partition_of_contexts(each: Sequence[Estimate]) -> Estimate:
+    """The mean of log Z_c over contexts, each from `log_partition_of_draws`; n is the contexts.
+
+    An upper bound, with an interval that is open below, where one of them is.
+    """
+    values = torch.tensor([found.value for found in each], dtype=torch.float64)
+    found = Estimate(*intervals.mean_interval(values), n=len(each), ess=float(len(each)))
+    bounds = sum(bool(one.warnings) for one in each)
+    if bounds == 0:
+        return found
+    note = (
+        f"{bounds} of {len(each)} contexts had too few acceptances within the budget: log Z is at "
+        "most this, and the distance -log Z of the base at least"
+    )
+    return replace(found, low=-math.inf, warnings=(note,))
 
 
 def divergence(evidence: Evidence, row: Divergence) -> Estimate:
