@@ -7,6 +7,7 @@ from attunement.contexts import (
     TINY_PYTHON_SIGNATURES,
     duplicates,
     read_contexts,
+    require_held_out,
     signatures,
     write_contexts,
 )
@@ -153,3 +154,10 @@ def test_the_shipped_signatures_fit_the_embedded_model():
     assert max(len(base.tokenizer.encode(prompt)) for prompt in prompts) + 64 <= 128
     with pytest.raises(AttunementError, match="no split 'test'; there is tuning, held-out"):
         signatures("test")
+
+
+def test_a_prompt_is_either_tuned_on_or_held_out():
+    seen, held_out = [Context("a"), Context("b", {"n": 1})], [Context("b", {"n": 2}), Context("c")]
+    require_held_out(seen, held_out[1:])
+    with pytest.raises(AttunementError, match=r"1 of 2 held-out prompts.*the first is 'b'"):
+        require_held_out(seen, held_out)

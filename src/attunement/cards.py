@@ -26,6 +26,7 @@ def card(recipe: TuneRecipe, length: int, before: Measurement, after: Measuremen
     )
     settings = recipe.settings
     start = "" if recipe.policy is None else f", starting from `{recipe.policy}`"
+    where = "" if recipe.evaluation_prompts is None else " on prompts that tuning never saw"
     return f"""---
 library_name: transformers
 tags: [attunement, {settings.objective}]
@@ -38,7 +39,7 @@ The target is the base times
 
 Tuned with {settings.method} for {settings.max_steps} steps of {settings.batch_size}
 samples{start}, completions cut at {length} tokens. Distances in nats from
-{after.n} fresh samples, with 95 % intervals:
+{after.n} fresh samples{where}, with 95 % intervals:
 
 | | base | this model |
 |---|---|---|

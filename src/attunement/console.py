@@ -24,7 +24,7 @@ from attunement import processes
 from attunement.contributions import Contribution
 from attunement.core import Estimate
 from attunement.jobs import SILENT, Callbacks
-from attunement.measuring import Measurement
+from attunement.measuring import MeasuredOn, Measurement
 from attunement.tuning import Evaluation, StepInfo
 
 
@@ -66,9 +66,18 @@ def show_progress(max_steps: int) -> Iterator[Callbacks]:
         yield Callbacks(on_stage, on_step, on_evaluation)
 
 
-def print_measurement(measured: Measurement, before: Measurement | None = None) -> None:
-    """A table of features, one of factors, one of distances, and every warning."""
-    table = Table(f"{measured.n} samples", "base", "policy", "target")
+def print_measurement(
+    measured: Measurement, before: Measurement | None = None, *, on: MeasuredOn
+) -> None:
+    """A table of features, one of factors, one of distances, and every warning.
+
+    Args:
+        measured: What is shown.
+        before: The same of the base, to stand beside it.
+        on: Which contexts it was measured on.
+    """
+    count = f" ({len(measured.contexts)})" if measured.contexts else ""
+    table = Table(f"{measured.n} samples on {on}{count}", "base", "policy", "target")
     sides = ("base", "policy", "target")
     rates = (measured.base, measured.policy, measured.target)
     for name in measured.policy:

@@ -86,6 +86,21 @@ def duplicates(contexts: Sequence[Context]) -> int:
     return len(contexts) - len({_line(context) for context in contexts})
 
 
+def require_held_out(contexts: Sequence[Context], held_out: Sequence[Context]) -> None:
+    """Raise if a prompt that is to be held out is among those of tuning.
+
+    Raises:
+        AttunementError: Some are; the message says how many and shows the first.
+    """
+    seen = {_line(Context(context.prompt)) for context in contexts}
+    again = [c for c in held_out if _line(Context(c.prompt)) in seen]
+    if again:
+        raise AttunementError(
+            f"{len(again)} of {len(held_out)} held-out prompts are among those of tuning, the "
+            f"first is {again[0].prompt!r:.60}: leave them out of one of the two"
+        )
+
+
 def write_contexts(path: Path, contexts: Sequence[Context]) -> None:
     """Write contexts as JSONL that `read_contexts` reads back."""
     path.write_text("".join(f"{_line(context)}\n" for context in contexts), encoding="utf-8")

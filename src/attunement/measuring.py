@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import partial
 from typing import Any, Self
 
@@ -40,6 +41,15 @@ SET_SIZE = 50
 """Completions in each set over which distinct-n and self-BLEU are taken."""
 LEAST_PER_CONTEXT = 64
 """Samples of each context that a conditional measurement draws at least."""
+
+
+class MeasuredOn(StrEnum):
+    """Which contexts a figure of a run is averaged over."""
+
+    EMPTY = "the empty context"
+    TUNING = "the contexts of tuning"
+    HELD_OUT = "held-out contexts"
+    GIVEN = "the contexts given"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from attunement.contexts import parse_row, read_contexts, write_contexts
 from attunement.core import AttunementError, Context
 
 RECIPE, METRICS, SAMPLES = "recipe.json", "metrics.jsonl", "samples.jsonl"
-CONTEXTS, MEASUREMENT, REPORT = "contexts.jsonl", "measurement.json", "report.html"
+CONTEXTS, EVALUATION_CONTEXTS = "contexts.jsonl", "evaluation_contexts.jsonl"
+MEASUREMENT, REPORT = "measurement.json", "report.html"
 _LOGS = (METRICS, SAMPLES)
 _KEPT_CHECKPOINTS = 2
 
@@ -216,15 +217,20 @@ class Run:
         processes.wait()
         return counters
 
-    def save_contexts(self, contexts: Sequence[Context] | None) -> None:
-        """Write the contexts as JSONL; nothing where there are none."""
+    def save_contexts(self, contexts: Sequence[Context] | None, name: str = CONTEXTS) -> None:
+        """Write contexts as JSONL; nothing where there are none.
+
+        Args:
+            contexts: The contexts of tuning, or others.
+            name: The file; `EVALUATION_CONTEXTS` is that of the held-out ones.
+        """
         if contexts is not None and processes.is_main():
-            with _replacing(self.folder / CONTEXTS) as temporary:
+            with _replacing(self.folder / name) as temporary:
                 write_contexts(temporary, contexts)
 
-    def load_contexts(self) -> tuple[Context, ...]:
+    def load_contexts(self, name: str = CONTEXTS) -> tuple[Context, ...]:
         """Read what `save_contexts` wrote."""
-        return read_contexts(self.folder / CONTEXTS)
+        return read_contexts(self.folder / name)
 
     def _length(self, log: str) -> int:
         path = self.folder / log

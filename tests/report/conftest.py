@@ -11,7 +11,7 @@ import torch
 
 from attunement.contributions import Contribution
 from attunement.core import Estimate
-from attunement.measuring import Measurement
+from attunement.measuring import MeasuredOn, Measurement
 from attunement.recipes import ContextFit, ModelSettings, TargetSettings, TuneRecipe
 from attunement.runs import Run, write_json
 from attunement.training import UpdateInfo
@@ -182,6 +182,7 @@ def write_run(tmp_path: Path) -> Writer:
         fit_ess: float | None = None,
         fit_khat: float | None = None,
         warnings: tuple[str, ...] = (),
+        measured_on: MeasuredOn = MeasuredOn.EMPTY,
         seed: int = 0,
     ) -> Run:
         target = TargetSettings(constrain=("compiles",)) if target is None else target
@@ -212,6 +213,13 @@ def write_run(tmp_path: Path) -> Writer:
                     "before": before.to_json(str(run.folder)),
                     "after": after.to_json(str(run.folder)),
                     "log_weights": after.log_weights_json(),
+                    "measured_on": measured_on,
+                    "on_contexts_of_tuning": {
+                        "before": before.to_json(str(run.folder)),
+                        "after": before.to_json(str(run.folder)),
+                    }
+                    if measured_on is MeasuredOn.HELD_OUT
+                    else None,
                 },
             )
         return run

@@ -60,6 +60,7 @@ def measure(
     from attunement import jobs
     from attunement.console import print_measurement
     from attunement.distributions.language import require_same_tokens
+    from attunement.measuring import MeasuredOn
     from attunement.measuring import measure as measure_policy
     from attunement.runs import Run, generator_for
 
@@ -77,7 +78,9 @@ def measure(
             )
         wanted.check()
     if is_run:
-        measured = jobs.measure_run(Run.open(model), n, seed)
+        run = Run.open(model)
+        measured = jobs.measure_run(run, n, seed, contexts)
+        own = jobs.measured_on(jobs.read_recipe(run))
     else:
         settings = model_settings(base or model, max_new_tokens, stop, stop_preset, dtype, device)
         generator = generator_for(seed)
@@ -86,7 +89,9 @@ def measure(
         require_same_tokens(loaded, policy, model)
         built = wanted.build(loaded).fit(contexts, generator=generator)
         measured = measure_policy(built, policy, contexts, n=n, generator=generator)
+        own = MeasuredOn.EMPTY
+    on = own if contexts is None else MeasuredOn.GIVEN
     if as_json:
-        print_json(measured.to_json(model))
+        print_json(measured.to_json(model) | {"measured_on": on})
     else:
-        print_measurement(measured)
+        print_measurement(measured, on=on)

@@ -48,6 +48,16 @@ PromptColumn = Annotated[str | None, typer.Option(help="The prompts' column [pro
 MaxPrompts = Annotated[
     int | None, typer.Option(min=1, help="At most so many prompts, chosen by the seed.")
 ]
+EvaluationPrompts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|NAME[:SPLIT]",
+        help="Held-out contexts that the distance is followed and reported on [--prompts].",
+    ),
+]
+MaxEvaluationPrompts = Annotated[
+    int | None, typer.Option(min=1, help="At most so many held-out prompts, chosen by the seed.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads [the machine's cores].")]
 Device = Annotated[str | None, typer.Option(help="Where to compute [a GPU if there is one].")]
 Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
@@ -164,7 +174,6 @@ def read_prompts(
     seed: int = 0,
 ) -> tuple[Context, ...] | None:
     """The contexts, from the options or from where they are; None where there are none."""
-    from attunement.contexts import duplicates, read_contexts
     from attunement.core import as_contexts
 
     if prompt and prompts is not None:
@@ -173,9 +182,29 @@ def read_prompts(
         if column is not None or most is not None:
             raise typer.BadParameter("--prompt-column and --max-prompts need --prompts")
         return as_contexts(prompt) if prompt else None
-    contexts = read_contexts(prompts, column, most, seed)
-    if (again := duplicates(contexts)) > 0:
-        typer.echo(f"{again} of {len(contexts)} prompts of {prompts} repeat others", err=True)
+    return _read_source(prompts, column, most, seed)
+
+
+def read_evaluation_prompts(
+    prompts: str | None, column: str | None, most: int | None, seed: int
+) -> tuple[Context, ...] | None:
+    """The held-out contexts, whose prompts stand in the same column; None where there are none."""
+    if prompts is None:
+        if most is not None:
+            raise typer.BadParameter("--max-evaluation-prompts needs --evaluation-prompts")
+        return None
+    return _read_source(prompts, column, most, seed)
+
+
+def _read_source(
+    source: str, column: str | None, most: int | None, seed: int
+) -> tuple[Context, ...]:
+    from attunement import processes
+    from attunement.contexts import duplicates, read_contexts
+
+    contexts = read_contexts(source, column, most, seed)
+    if (again := duplicates(contexts)) > 0 and processes.is_main():
+        typer.echo(f"{again} of {len(contexts)} prompts of {source} repeat others", err=True)
     return contexts
 
 

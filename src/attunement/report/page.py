@@ -35,6 +35,7 @@ from attunement.report.tables import (
     comparison_table,
     factor_table,
     run_table,
+    tuning_table,
 )
 from attunement.report.words import (
     Term,
@@ -107,6 +108,7 @@ class Chapter:
     tiles: tuple[Tile, ...]
     factors: tuple[Group, ...]
     groups: tuple[Group, ...]
+    on_tuning: tuple[Group, ...]
     columns: tuple[Column, ...]
     during: tuple[Column, ...]
     settings: tuple[tuple[str, str], ...]
@@ -206,6 +208,7 @@ def _chapter(reading: Reading, swatch: Swatch) -> Chapter:
         tiles=_tiles(reading),
         factors=factor_table(reading),
         groups=run_table(reading),
+        on_tuning=tuning_table(reading),
         columns=_columns(reading),
         during=_during(reading),
         settings=tuple(
