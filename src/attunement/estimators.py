@@ -30,7 +30,15 @@ from torch import Tensor
 from attunement import intervals
 from attunement.core import AttunementError, Estimate
 from attunement.divergences import Divergence, reverse_kl
-from attunement.evidence import BASE, KHAT_LIMIT, Evidence, Weights, context_means, pareto_khat
+from attunement.evidence import (
+    BASE,
+    KHAT_LIMIT,
+    POLICY,
+    Evidence,
+    Weights,
+    context_means,
+    pareto_khat,
+)
 
 LEAST_ESS = 25.0
 """Below this many effective samples the interval isn't to be trusted."""
@@ -54,6 +62,18 @@ class Statistic(NamedTuple):
 
 StatisticFunction = Callable[[Tensor], Statistic]
 """From rows [..., M] (an index tensor into the bank) to the statistic of the last dimension."""
+
+
+class Limits(NamedTuple):
+    """What a statistic can be in a context in which no sample satisfies the constraint.
+
+    Attributes:
+        least: The least, from how many of the context's samples are the policy's.
+        most: The most.
+    """
+
+    least: Callable[[int], float]
+    most: float
 
 
 def partition(evidence: Evidence) -> Estimate:
@@ -165,6 +185,7 @@ def divergence(evidence: Evidence, row: Divergence) -> Estimate:
         evidence,
         lambda rows: _divergence(evidence.log_ratios[rows], evidence.log_weights[rows], row),
         evidence.target_weights,
+        limits=Limits(lambda draws: row.least(intervals.unseen_rate(draws)), row.most),
     )
     return _of_policy(evidence, found)
 
@@ -186,6 +207,7 @@ def reverse_kl_allowed(evidence: Evidence) -> Estimate:
         evidence,
         lambda rows: _divergence(log_ratios[rows], evidence.log_weights[rows], reverse_kl),
         evidence.target_weights,
+        limits=Limits(lambda _: 0.0, math.inf),
     )
     return _of_policy(evidence, found)
 
@@ -288,7 +310,12 @@ def _divergence(log_ratios: Tensor, log_weights: Tensor, row: Divergence) -> Sta
 
 
 def _estimate(
-    evidence: Evidence, statistic: StatisticFunction, weights: Weights, *, normalised: bool = True
+    evidence: Evidence,
+    statistic: StatisticFunction,
+    weights: Weights,
+    *,
+    normalised: bool = True,
+    limits: Limits | None = None,
 ) -> Estimate:
     """The statistic over the whole bank: one context, or the mean over contexts.
 
@@ -297,9 +324,11 @@ def _estimate(
         statistic: What is estimated.
         weights: The importance weights that it rests on.
         normalised: Whether it divides by the weights' mean, and needs one that isn't zero.
+        limits: What it can be in a context whose weights are all zero; None where that is unknown
+            and such contexts are left out.
     """
     if not evidence.single:
-        return _over_contexts(evidence, statistic, weights, normalised)
+        return _over_contexts(evidence, statistic, weights, normalised, limits)
     if normalised and torch.isneginf(weights.log).all():
         raise AttunementError(
             f"none of {len(evidence)} samples satisfies the target's constraint: "
@@ -348,14 +377,19 @@ def _controlled(evidence: Evidence, influence: Tensor) -> Tensor:
 
 
 def _over_contexts(
-    evidence: Evidence, statistic: StatisticFunction, weights: Weights, normalised: bool
+    evidence: Evidence,
+    statistic: StatisticFunction,
+    weights: Weights,
+    normalised: bool,
+    limits: Limits | None,
 ) -> Estimate:
-    values, sizes, logs, contexts = [], [], [], 0
+    values, sizes, logs, empty, contexts = [], [], [], [], 0
     for rows, parts in evidence.blocks:
         contexts += len(rows)
         log_weights = weights.log[rows]
         if normalised:
             usable = torch.isfinite(log_weights).any(1)
+            empty.append((evidence.part[rows[~usable]] == POLICY).sum(1))
             rows, log_weights = rows[usable], log_weights[usable]
         if len(rows):
             values.append(_unbiased(statistic, rows, parts))
@@ -371,12 +405,33 @@ def _over_contexts(
     interval = intervals.mean_interval(found)
     khat, reason = (None, None) if weights.bounded else pareto_khat(torch.cat(logs))
     notes = [reason, evidence.lost_mass, _trust(float(size.sum()), khat)]
-    if len(found) < contexts:
-        notes.append(
-            f"{contexts - len(found)} of {contexts} contexts had no sample that satisfies the "
-            "constraint and are left out"
-        )
-    return _noted(interval, len(found), float(size.sum()), khat, notes)
+    if len(found) == contexts:
+        return _noted(interval, contexts, float(size.sum()), khat, notes)
+    which = f"{contexts - len(found)} of {contexts} contexts had no sample that satisfies the "
+    if limits is None:
+        notes.append(f"{which}constraint and are left out")
+        return _noted(interval, len(found), float(size.sum()), khat, notes)
+    notes.append(f"a lower bound: {which}constraint and count with the least that they can be")
+    bounded = _noted(interval, contexts, float(size.sum()), khat, notes)
+    return _bounded(bounded, found, torch.cat(empty), limits)
+
+
+def _bounded(found: Estimate, values: Tensor, empty: Tensor, limits: Limits) -> Estimate:
+    """The mean over all contexts, at least: those without a usable sample at what they can be.
+
+    Args:
+        found: The estimate over the other contexts, whose evidence is kept.
+        values: [C - E] the other contexts.
+        empty: [E] how many samples of the policy each of these has.
+        limits: What they can be.
+    """
+    least = torch.tensor([limits.least(draws) for draws in empty.tolist()], dtype=torch.float64)
+    low = intervals.mean_interval(torch.cat([values, least]))
+    high = math.inf
+    if math.isfinite(limits.most):
+        most = torch.full_like(least, limits.most)
+        high = min(limits.most, intervals.mean_interval(torch.cat([values, most])).high)
+    return replace(found, value=low.value, stderr=None, low=low.low, high=high)
 
 
 def _unbiased(statistic: StatisticFunction, rows: Tensor, parts: tuple[int, ...]) -> Tensor:

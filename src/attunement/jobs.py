@@ -18,6 +18,7 @@ import torch
 from attunement import processes, runs
 from attunement.cards import card
 from attunement.core import AttunementError, Context, Distribution, Samples, Scorer, Scores
+from attunement.distributions.adapters import adapter_base, with_adapter
 from attunement.distributions.language import LanguageModel, require_same_tokens
 from attunement.measuring import MeasuredOn, Measurement, measure, not_applicable
 from attunement.recipes import ModelSettings, TuneRecipe
@@ -37,7 +38,7 @@ from attunement.tuning import (
     save_state,
 )
 
-_FIT, _MEASURE_BASE, _MEASURE_POLICY, _SHOW = range(100, 104)
+_FIT, _MEASURE_BASE, _MEASURE_POLICY, _SHOW, _ADAPTER = range(100, 105)
 _SHOWN, _SHOWN_DURING = 40, 8
 _ON_TUNING = "on_contexts_of_tuning"
 
@@ -87,10 +88,11 @@ def tune(
     callbacks.on_stage("loading the base")
     base = recipe.model.load()
     recipe = recipe.model_copy(update={"model": recipe.model.resolved(base)})
-    policy = _of_the_base(recipe.policy, recipe, base)
+    policy = _starting_policy(recipe, base)
     proposal = _of_the_base(recipe.proposal_model, recipe, base)
     target = recipe.target.build(base, scorer_of)
-    target = _fitted(recipe, target, contexts, policy, callbacks)
+    elsewhere = None if recipe.policy is None else policy
+    target = _fitted(recipe, target, contexts, elsewhere, callbacks)
     callbacks.on_stage("drawing the bank")
     problem, state = init(
         target,
@@ -127,7 +129,7 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
     callbacks.on_stage("loading the base")
     recipe, target, contexts = open_target(run)
     base = cast(LanguageModel, target.base)
-    policy = _of_the_base(recipe.policy, recipe, base)
+    policy = _starting_policy(recipe, base)
     proposal = _of_the_base(recipe.proposal_model, recipe, base)
     problem, state = init(
         target,
@@ -144,6 +146,14 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
         load_state(problem, state, checkpoint, counters)
         callbacks.on_stage(f"going on from step {state.step}")
     return _go_on(run, problem, state, callbacks)
+
+
+def _starting_policy(recipe: TuneRecipe, base: LanguageModel) -> LanguageModel | None:
+    """The model that a run starts from, or None where that is a copy of its base."""
+    if recipe.adapter is None:
+        return _of_the_base(recipe.policy, recipe, base)
+    generator = generator_for(recipe.settings.seed, _ADAPTER)
+    return with_adapter(base, recipe.adapter, generator=generator)
 
 
 def _fitted(
@@ -168,8 +178,10 @@ def _of_the_base(name: str | None, recipe: TuneRecipe, base: LanguageModel) -> L
     """A run's policy or a model, on the base's outcomes and tokens; None where none is named."""
     if name is None:
         return None
-    delivered = is_run(name)
-    model = open_policy(Run.open(name), recipe.model) if delivered else recipe.model.load(name)
+    if is_run(name):
+        model = open_policy(Run.open(name), recipe.model, base=base)
+    else:
+        model = recipe.model.load(name, base=base)
     require_same_tokens(base, model, name)
     return model
 
@@ -206,19 +218,22 @@ def held_out_of(run: Run) -> tuple[Context, ...] | None:
     return None if file is None else run.load_contexts(file)
 
 
-def open_policy(run: Run, model: ModelSettings | None = None) -> LanguageModel:
+def open_policy(
+    run: Run, model: ModelSettings | None = None, *, base: LanguageModel | None = None
+) -> LanguageModel:
     """The policy that a run delivers.
 
     Args:
         run: The run.
         model: The sample space that it shall have; the run's own where None.
+        base: A model at hand, whose weights an adapter that was made for it shares.
 
     Raises:
         AttunementError: The run hasn't delivered one yet.
     """
     if not run.policy_folder.is_dir():
         raise AttunementError(f"{run.folder} has no policy yet: finish it with --resume")
-    return (model or read_recipe(run).model).load(run.policy_folder)
+    return (model or read_recipe(run).model).load(run.policy_folder, base=base)
 
 
 def is_run(name: str | Path) -> bool:
@@ -292,8 +307,8 @@ def measure_run(
     recipe, target, own = open_target(run)
     if contexts is None:
         contexts = own if recipe.evaluation_prompts is None else held_out_of(run)
-    policy, generator = open_policy(run), generator_for(seed, _MEASURE_POLICY)
-    return measure(target, policy, contexts, n=n, generator=generator)
+    policy = open_policy(run, base=cast(LanguageModel, target.base))
+    return measure(target, policy, contexts, n=n, generator=generator_for(seed, _MEASURE_POLICY))
 
 
 def _go_on(run: Run, problem: Problem, state: TuningState, callbacks: Callbacks) -> Run:
@@ -325,7 +340,7 @@ def _finish(run: Run, problem: Problem, callbacks: Callbacks) -> None:
     """Measure base and delivered policy on fresh samples; the measurement's file ends the run."""
     recipe = read_recipe(run)
     target, seed = problem.target, recipe.settings.seed
-    policy = recipe.model.load(run.policy_folder)
+    policy = recipe.model.load(run.policy_folder, base=cast(LanguageModel, target.base))
 
     def measured(model: Distribution, purpose: int, contexts: Sequence[Context]) -> Measurement:
         generator = generator_for(seed, purpose)
@@ -417,5 +432,6 @@ def _deliver(
     """The delivered folder: weights, tokenizer and a card with target and distance."""
     policy.save(folder)
     if processes.is_main():
-        text = card(recipe, policy.outcomes.max_new_tokens, before, after)
+        length = policy.outcomes.max_new_tokens
+        text = card(recipe, length, before, after, adapter_base(folder))
         (folder / "README.md").write_text(text, encoding="utf-8")

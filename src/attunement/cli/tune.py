@@ -42,6 +42,7 @@ from attunement.cli.options import (
 
 if TYPE_CHECKING:
     from attunement.core import Context, Scorer
+    from attunement.distributions.adapters import AdapterSettings
     from attunement.recipes import TuneRecipe
     from attunement.runs import Run
 
@@ -54,6 +55,16 @@ def tune(
     base: Annotated[str, typer.Option(help="A hub id, a folder, or tiny-python.")] = "tiny-python",
     policy: Annotated[
         str | None, typer.Option(help="Where to start: a run, a folder or a hub id [the base].")
+    ] = None,
+    lora_rank: Annotated[
+        int | None, typer.Option(help="Train a LoRA adapter of this rank, not all weights.")
+    ] = None,
+    lora_alpha: Annotated[
+        int | None, typer.Option(help="The adapter counts alpha / rank times [16].")
+    ] = None,
+    lora_target_modules: Annotated[
+        list[str] | None,
+        typer.Option(help="A linear layer that gets one; may be repeated [all but the head]."),
     ] = None,
     constrain: Constrain = None,
     floor: Floor = None,
@@ -174,6 +185,7 @@ def tune(
                     target=target,
                     policy=policy,
                     proposal_model=proposal_model,
+                    adapter=_adapter(context),
                 )
                 contexts = read_prompts(prompt, prompts, prompt_column, max_prompts, seed or 0)
                 held_out = read_evaluation_prompts(
@@ -222,6 +234,17 @@ def _recipe(context: typer.Context, **asked: object) -> TuneRecipe:
             "command": shlex.join(["attune", *sys.argv[1:]]),
         }
     )
+
+
+def _adapter(context: typer.Context) -> AdapterSettings | None:
+    """The adapter that was asked for, or None."""
+    from attunement.distributions.adapters import AdapterSettings
+
+    given = [name for name in AdapterSettings.model_fields if _is_given(context, name)]
+    if given and "lora_rank" not in given:
+        raise typer.BadParameter(f"{as_option(given[0])} has no use without --lora-rank")
+    asked = {name: context.params[name] for name in given}
+    return AdapterSettings.model_validate(asked) if given else None
 
 
 def _read_again(

@@ -70,8 +70,9 @@ def number(value: float, like: float | None = None) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """The 95 % interval, or nothing where there is none."""
-    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+    """The 95 % interval, open at one end for a bound, or nothing where there is none."""
+    ends = (estimate.low, estimate.high)
+    if not math.isfinite(estimate.value) or not any(map(math.isfinite, ends)):
         return ""
     return f"[{number(estimate.low, estimate.value)}, {number(estimate.high, estimate.value)}]"
 
