@@ -47,6 +47,7 @@ bench: setup
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/coverage_contexts.py
 	$(BIN)/python benchmarks/memory.py
 
 clean:

@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from attunement.averaging import LEAST_ESS
 from attunement.core import Estimate
-from attunement.estimators import LEAST_ESS
 from attunement.evidence import KHAT_LIMIT
 from attunement.measuring import Measurement
 from attunement.report.contents import Factor, Kind, Reading, Shown
