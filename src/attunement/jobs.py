@@ -17,14 +17,15 @@ import torch
 
 from attunement import processes, runs
 from attunement.cards import card
-from attunement.core import AttunementError, Context, Distribution, Samples, Scorer, Scores
+from attunement.core import AttunementError, Context, Distribution, Samples, Scorer
 from attunement.distributions.adapters import adapter_base, with_adapter
 from attunement.distributions.language import LanguageModel, require_same_tokens
 from attunement.measuring import MeasuredOn, Measurement, measure, not_applicable
 from attunement.recipes import ModelSettings, TuneRecipe
-from attunement.runs import METRICS, SAMPLES, Run, generator_for
+from attunement.runs import METRICS, Run, generator_for
 from attunement.sampling import quasi_rejection, rejection
 from attunement.scorers import copy_files, file_hashes, parse_scorer, scorers_of
+from attunement.showing import show_all, show_some
 from attunement.targets import Target
 from attunement.tuning import (
     Evaluation,
@@ -38,8 +39,7 @@ from attunement.tuning import (
     save_state,
 )
 
-_FIT, _MEASURE_BASE, _MEASURE_POLICY, _SHOW, _ADAPTER = range(100, 105)
-_SHOWN, _SHOWN_DURING = 40, 8
+_FIT, _MEASURE_BASE, _MEASURE_POLICY, _ADAPTER = 100, 101, 102, 104
 _ON_TUNING = "on_contexts_of_tuning"
 
 
@@ -102,6 +102,7 @@ def tune(
         proposal=proposal,
         evaluation_contexts=evaluation_contexts,
     )
+    _tell_of_empty_contexts(state, callbacks)
     held_out = None if evaluation_contexts is None else runs.EVALUATION_CONTEXTS
     resolved = recipe.with_fit(target, contexts).model_copy(
         update={
@@ -154,6 +155,18 @@ def _starting_policy(recipe: TuneRecipe, base: LanguageModel) -> LanguageModel |
         return _of_the_base(recipe.policy, recipe, base)
     generator = generator_for(recipe.settings.seed, _ADAPTER)
     return with_adapter(base, recipe.adapter, generator=generator)
+
+
+def _tell_of_empty_contexts(state: TuningState, callbacks: Callbacks) -> None:
+    """Say, before the first step, in how many contexts of tuning no base sample was allowed."""
+    counts = state.pool.counts
+    empty = int(torch.isneginf(state.pool.log_sums).sum())
+    if empty > 0:
+        callbacks.on_stage(
+            f"{empty} of {len(counts)} contexts have no sample in the bank ({int(counts[0])} each) "
+            "that satisfies the constraint, and teach nothing until a step draws one: raise "
+            "--bank-size, loosen the constraint or give it a floor (--floor 0.01)"
+        )
 
 
 def _fitted(
@@ -321,8 +334,7 @@ def _go_on(run: Run, problem: Problem, state: TuningState, callbacks: Callbacks)
         if improved or problem.settings.keep is Keep.LAST:
             run.replace_file("policy", state.average.save)
         if 0 < evaluation.step < problem.settings.max_steps:
-            samples = _draw(problem, state.average, evaluation.step, _SHOWN_DURING)
-            _log(run, problem.target, state.average, "during", evaluation.step, samples)
+            show_some(run, problem, state.average, evaluation.step)
         callbacks.on_evaluation(evaluation)
 
     def on_checkpoint() -> None:
@@ -357,7 +369,7 @@ def _finish(run: Run, problem: Problem, callbacks: Callbacks) -> None:
     if recipe.evaluation_prompts is not None:
         callbacks.on_stage("measuring on the contexts of tuning as well")
         on_tuning = _halves(run, *both(problem.contexts))
-    _show_all(run, problem, policy, callbacks)
+    show_all(run, problem, policy, callbacks.on_stage)
     run.replace_file("policy", lambda folder: _deliver(policy, folder, recipe, before, after))
     content = _halves(run, before, after) | {
         "log_weights": after.log_weights_json(),
@@ -369,61 +381,6 @@ def _finish(run: Run, problem: Problem, callbacks: Callbacks) -> None:
 
 def _halves(run: Run, before: Measurement, after: Measurement) -> dict[str, object]:
     return {"before": before.to_json(str(run.folder)), "after": after.to_json(str(run.folder))}
-
-
-def _show_all(run: Run, problem: Problem, policy: LanguageModel, callbacks: Callbacks) -> None:
-    """Add samples of base, policy and, where they come exactly, of the target to the log.
-
-    Where the base almost never meets the constraint those of the target are left out: a run that
-    has come this far doesn't fail for want of something to show.
-    """
-    target, last = problem.target, problem.settings.max_steps
-    base = cast(LanguageModel, target.base)
-    _log(run, target, base, "before", 0, _draw(problem, base, 0, _SHOWN))
-    _log(run, target, policy, "after", last, _draw(problem, policy, last, _SHOWN))
-    if target.is_dominated:
-        contexts = problem.evaluation_contexts[:_SHOWN]
-        generator = generator_for(problem.settings.seed, _SHOW, last + 1)
-        each = max(1, _SHOWN // len(contexts))
-        try:
-            exact = rejection(target, contexts, each, generator=generator).samples
-        except AttunementError as error:
-            callbacks.on_stage(f"no samples of the target are shown: {error}")
-        else:
-            _log(run, target, policy, "target", last, exact)
-
-
-def _draw(problem: Problem, model: Distribution, step: int, count: int) -> Samples:
-    contexts = problem.evaluation_contexts[:count]
-    generator = generator_for(problem.settings.seed, _SHOW, step)
-    return model.sample(contexts, max(1, count // len(contexts)), generator=generator)
-
-
-def _log(
-    run: Run, target: Target, policy: Distribution, when: str, step: int, samples: Samples
-) -> None:
-    """Add samples, scored by base and policy, to the log of samples."""
-    scores = target.features(samples)
-    potential = target.log_potential(samples, scores)
-    with torch.no_grad():
-        log_base, log_policy = target.base.log_prob(samples), policy.log_prob(samples)
-    for index, text in enumerate(samples.texts):
-        row = {
-            "when": when,
-            "step": step,
-            "context": int(samples.context_index[index]),
-            "text": text,
-            "finished": bool(samples.finished[index]),
-            "allowed": bool(torch.isfinite(potential[index])),
-            "log_base": float(log_base[index]),
-            "log_policy": float(log_policy[index]),
-            "features": {name: _feature(column, index) for name, column in scores.items()},
-        }
-        run.append(SAMPLES, row)
-
-
-def _feature(scores: Scores, index: int) -> float | None:
-    return float(scores.values[index]) if bool(scores.applicable[index]) else None
 
 
 def _deliver(

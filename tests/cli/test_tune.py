@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from attunement import conditional
+
 
 def test_a_recipe_runs_again(attune, run, tmp_path):
     done = attune(
@@ -253,7 +255,7 @@ def test_figures_are_those_of_prompts_that_tuning_never_saw(attune, small, tmp_p
     folder, again = tmp_path / "run", tmp_path / "again"
     asked = (
         "tune",
-        "--constrain=contains:self",
+        "--constrain=contains:e",
         "--prompts=tiny-python-signatures",
         "--max-prompts=3",
         "--evaluation-prompts=tiny-python-signatures:held-out",
@@ -292,3 +294,31 @@ def test_a_prompt_can_not_be_held_out_of_itself(attune, small, tmp_path):
     assert done.returncode == 2
     assert "200 of 200 held-out prompts are among those of tuning" in " ".join(done.stderr.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_constraint_can_read_the_columns_of_its_context(attune, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(conditional, "BUDGET", 64)
+    scorer = tmp_path / "wanted.py"
+    scorer.write_text(
+        "def has_word(prompts, completions, word):\n"
+        "    return [w in text for w, text in zip(word, completions, strict=True)]\n"
+    )
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [("def f(self):\n", "self"), ("def g(x):\n", "return"), ("def h(x):\n", "\u00e4")]
+    prompts.write_text("".join(json.dumps({"prompt": p, "word": w}) + "\n" for p, w in rows))
+    folder = tmp_path / "run"
+    done = attune(
+        "tune",
+        f"--constrain={scorer}:has_word",
+        f"--prompts={prompts}",
+        *small,
+        "--max-steps=1",
+        "--output-dir",
+        str(folder),
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 of 3 contexts have no sample in the bank" in " ".join(done.stderr.split())
+    found = json.loads(done.stdout)["after"]["contexts"]
+    assert [row["prompt"] for row in found] == [prompt for prompt, _ in rows]
+    assert [row["accepted"] for row in found] == [8, 8, 0]

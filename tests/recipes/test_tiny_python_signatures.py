@@ -1,6 +1,7 @@
 """The shipped contexts: what a signature is, and that held-out ones are of held-out files."""
 
 import importlib.util
+import platform
 import sys
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_other_first_lines_are_left_out(function):
 
 
 def test_a_signature_is_the_first_line():
-    assert recipe.signature_of('def f(x):\n    """Say it."""\n') == ("f", "def f(x):\n")
+    assert recipe.signature_of('def f(x):\n    """Say it."""\n') == ("f", "def f(x):")
 
 
 def test_a_held_out_signature_stands_in_no_other_file():
@@ -57,3 +58,13 @@ def test_a_held_out_signature_stands_in_no_other_file():
 def test_what_is_shipped_is_of_the_right_files(split):
     for context in shipped(split):
         assert corpus.is_held_out(context.columns["file"]) == (split == "held-out")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    platform.python_version() != "3.11.7", reason="the standard library differs between versions"
+)
+@pytest.mark.parametrize(("split", "most"), [("tuning", 200), ("held-out", 100)])
+def test_what_is_shipped_is_what_the_recipe_writes(split, most):
+    rows = recipe.rows_of(corpus.read_library(), split == "held-out")[:most]
+    assert [context.prompt for context in shipped(split)] == [row["prompt"] for row in rows]

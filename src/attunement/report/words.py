@@ -311,9 +311,11 @@ def _training_warnings(reading: Reading) -> Iterator[str]:
             "only, which biases those steps."
         )
     if (empty := sum(step.empty_contexts > 0 for step in steps)) > 0:
+        most = max(step.empty_contexts for step in steps)
         yield (
-            f"In {empty} of {len(steps)} steps some context had no sample that satisfies the "
-            "constraint; it added nothing to the gradient."
+            f"In {empty} of {len(steps)} steps up to {most} contexts never had a sample that "
+            "satisfies the constraint, so that nothing is known of their Z; they added nothing to "
+            "the gradient. Raise --bank-size, loosen the constraint or give it a floor."
         )
     doubtful: dict[str, list[int]] = {}
     for evaluation in reading.evaluations:
