@@ -49,3 +49,17 @@ def test_progress_goes_to_standard_error(capsys):
     assert captured.out == ""
     assert "loading the base" in captured.err
     assert "forward_kl 0.500 [0.300, 0.700]" in captured.err
+
+
+def test_contexts_are_told_in_one_line(capsys):
+    prompts = ("p", "q")
+    base = Tabular.random(3, 3, generator=torch.Generator().manual_seed(0), prompts=prompts)
+
+    def only_in_p(contexts, texts):
+        return [c.prompt == "p" for c, _ in zip(contexts, texts, strict=True)]
+
+    generator = torch.Generator().manual_seed(1)
+    measured = measure(Target(base).constrain(only_in_p), base, prompts, generator=generator)
+    print_measurement(measured, on=MeasuredOn.GIVEN)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "2 contexts: log Z_c from -4.224 to 0.000; 1 of them upper bounds" in printed

@@ -6,6 +6,7 @@ reads stays clean.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from attunement import processes
+from attunement.conditional import ContextRow
 from attunement.contributions import Contribution
 from attunement.core import Estimate
 from attunement.jobs import SILENT, Callbacks
@@ -94,8 +96,18 @@ def print_measurement(
         distances.add_row(name, *(_cell(m.divergences.get(name)) for m in columns.values()))
     distances.add_row("log_z", *(_cell(m.log_z) for m in columns.values()))
     _print(distances)
+    if measured.contexts:
+        Console(highlight=False).print(_of_contexts(measured.contexts))
     for text in measured.warnings:
         Console(highlight=False, soft_wrap=True).print(f"warning: {text}", style="yellow")
+
+
+def _of_contexts(rows: Sequence[ContextRow]) -> str:
+    """In one line: how far contexts differ, and how many are not known."""
+    known = [row.log_z.value for row in rows if math.isfinite(row.log_z.value)]
+    bounds = sum(row.log_z.stderr is None for row in rows)
+    span = f"log Z_c from {min(known):.3f} to {max(known):.3f}" if known else "no log Z_c is known"
+    return f"{len(rows)} contexts: {span}" + (f"; {bounds} of them upper bounds" if bounds else "")
 
 
 def _factor_table(factors: Sequence[Contribution]) -> Table:

@@ -3,12 +3,14 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from attunement.conditional import ContextRow
 from attunement.contributions import Contribution
 from attunement.core import Estimate
 from attunement.measuring import MeasuredOn, Measurement
@@ -183,6 +185,7 @@ def write_run(tmp_path: Path) -> Writer:
         fit_khat: float | None = None,
         warnings: tuple[str, ...] = (),
         measured_on: MeasuredOn = MeasuredOn.EMPTY,
+        contexts: tuple[ContextRow, ...] = (),
         seed: int = 0,
     ) -> Run:
         target = TargetSettings(constrain=("compiles",)) if target is None else target
@@ -207,6 +210,7 @@ def write_run(tmp_path: Path) -> Writer:
         if finished:
             before = measurement(target, features, False, generator)
             after = measurement(target, features, True, generator, warnings)
+            after = replace(after, contexts=contexts)
             write_json(
                 run.folder / "measurement.json",
                 {

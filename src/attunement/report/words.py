@@ -49,6 +49,14 @@ class Term:
     sentence: str
 
 
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+
+
+def visible(text: str) -> str:
+    """A text from outside, with control characters shown as pictures of themselves."""
+    return text.translate(_PICTURES)
+
+
 def number(value: float, like: float | None = None) -> str:
     """A value with three decimals or four significant figures, with a typographic minus.
 
