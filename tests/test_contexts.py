@@ -161,3 +161,11 @@ def test_a_prompt_is_either_tuned_on_or_held_out():
     require_held_out(seen, held_out[1:])
     with pytest.raises(AttunementError, match=r"1 of 2 held-out prompts.*the first is 'b'"):
         require_held_out(seen, held_out)
+
+
+def test_a_data_set_without_a_row_is_empty(tmp_path):
+    import datasets
+
+    datasets.Dataset.from_dict({"prompt": ["a"]}).select([]).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(AttunementError, match=r"rows.parquet can't be read: .* isn't empty"):
+        read_contexts(tmp_path / "rows.parquet")

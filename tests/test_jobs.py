@@ -485,3 +485,10 @@ def test_a_target_that_cannot_be_shown_does_not_fail_the_run(tmp_path, monkeypat
     run = jobs.tune(RECIPE, tmp_path / "run", None, jobs.Callbacks(on_stage=sentences.append))
     assert (run.folder / "policy").is_dir()
     assert any("no samples of the target are shown" in sentence for sentence in sentences)
+
+
+def test_a_held_out_prompt_that_is_too_long_is_found_before_anything_is_written(tmp_path):
+    held_out = [Context("def g("), Context("x = 1\n" * 400)]
+    with pytest.raises(AttunementError, match=r"prompt 1 has \d+ tokens.*shorten the prompt"):
+        jobs.tune(RECIPE, tmp_path / "run", [Context("def f(")], evaluation_contexts=held_out)
+    assert not (tmp_path / "run").exists()

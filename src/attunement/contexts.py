@@ -202,7 +202,7 @@ def _data_set(source: Path | str, split: str | None) -> _Source:
             table = _loaded(datasets, source, "train" if split is None else split)
         except (OSError, ValueError, KeyError, DatasetsError) as error:
             mend = (
-                "check its name and split"
+                "check its split, and that it isn't empty"
                 if isinstance(source, Path)
                 else (f"check its name, its split and the connection, or {_INSTEAD}")
             )
