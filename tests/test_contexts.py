@@ -148,7 +148,7 @@ def test_the_shipped_signatures_fit_the_embedded_model():
     files = [{context.columns["file"] for context in part} for part in (tuning, held_out)]
     assert not files[0] & files[1]
     for prompt in prompts:
-        compile(f"{prompt}    pass\n", "<signature>", "exec")
+        compile(f"{prompt}\n    pass\n", "<signature>", "exec")
     base = Causal.load("tiny-python")
     assert max(len(base.tokenizer.encode(prompt)) for prompt in prompts) + 64 <= 128
     with pytest.raises(AttunementError, match="no split 'test'; there is tuning, held-out"):

@@ -1,8 +1,9 @@
 """The contexts of `tiny-python`: first lines of functions of Python's standard library.
 
 A signature is the first line of a function that `corpus.py` keeps, where that line holds all of
-its parameters: `def name(args):` and the end of the line. Decorated functions, tests (a name that
-begins with `test`) and lines longer than `MAX_CHARACTERS` are left out, and each name stands once.
+its parameters: `def name(args):`. The line's end is left to the completion, for with the indent
+that follows it makes one piece of the tokenizer. Decorated functions, tests (a name that begins
+with `test`) and lines of `MAX_CHARACTERS` or more are left out, and each name stands once.
 
 The files that `corpus.py` holds out give the held-out signatures; one that also stands in another
 file is left out, so that neither the model nor a tuning on the rest has seen it.
@@ -29,15 +30,15 @@ FOLDER = Path(__file__).resolve().parents[2] / "src/attunement/distributions/tin
 def signature_of(function: str) -> tuple[str, str] | None:
     """The name and the first line of a function that begins with `def`, or None."""
     node = ast.parse(function).body[0]
-    first = function.split("\n", 1)[0] + "\n"
+    first = function.split("\n", 1)[0]
     if not isinstance(node, ast.FunctionDef) or not first.startswith("def "):
         return None
-    is_whole = node.body[0].lineno > 1 and first.endswith(":\n")
+    is_whole = node.body[0].lineno > 1 and first.endswith(":")
     try:
-        ast.parse(first + "    pass\n")
+        ast.parse(f"{first}\n    pass\n")
     except SyntaxError:
         return None
-    if not is_whole or node.name.startswith("test") or len(first) > MAX_CHARACTERS:
+    if not is_whole or node.name.startswith("test") or len(first) >= MAX_CHARACTERS:
         return None
     return node.name, first
 

@@ -91,6 +91,7 @@ def tune(
     )
     callbacks.on_stage("drawing the bank")
     problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
+    _tell_of_empty_contexts(problem, callbacks)
     resolved = recipe.model_copy(
         update={
             "lambdas": target.lambdas_,
@@ -127,6 +128,19 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
         load_state(problem, state, checkpoint, counters)
         callbacks.on_stage(f"going on from step {state.step}")
     return _go_on(run, problem, state, callbacks)
+
+
+def _tell_of_empty_contexts(problem: Problem, callbacks: Callbacks) -> None:
+    """Say, before the first step, in how many contexts the bank has nothing that is allowed."""
+    allowed = problem.bank.context_index[torch.isfinite(problem.bank_potential)]
+    count = len(problem.contexts)
+    empty = count - len(allowed.unique())
+    if empty > 0:
+        callbacks.on_stage(
+            f"{empty} of {count} contexts have no sample in the bank ({len(problem.bank) // count} "
+            "each) that satisfies the constraint, and teach nothing until one is drawn: raise "
+            "--bank-size, loosen the constraint or give it a floor (--floor 0.01)"
+        )
 
 
 def _of_the_base(name: str | None, recipe: TuneRecipe, base: Causal) -> Causal | None:

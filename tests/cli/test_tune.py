@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -136,3 +137,30 @@ def test_another_runs_policy_can_be_drawn_from(attune, job, run, tmp_path):
         f"--output-dir={tmp_path / 'new'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_a_constraint_can_read_the_columns_of_its_context(attune, small, tmp_path):
+    scorer = tmp_path / "wanted.py"
+    scorer.write_text(
+        "def has_word(prompts, completions, word):\n"
+        "    return [w in text for w, text in zip(word, completions, strict=True)]\n"
+    )
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [("def f(self):\n", "self"), ("def g(x):\n", "return"), ("def h(x):\n", "\u00e4")]
+    prompts.write_text("".join(json.dumps({"prompt": p, "word": w}) + "\n" for p, w in rows))
+    folder = tmp_path / "run"
+    done = attune(
+        "tune",
+        f"--constrain={scorer}:has_word",
+        f"--prompts={prompts}",
+        *small,
+        "--max-steps=1",
+        "--output-dir",
+        str(folder),
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 of 3 contexts have no sample in the bank" in " ".join(done.stderr.split())
+    found = json.loads(done.stdout)["after"]["contexts"]
+    assert [row["prompt"] for row in found] == [prompt for prompt, _ in rows]
+    assert [row["accepted"] for row in found] == [8, 8, 0]
