@@ -1,9 +1,9 @@
 """The contexts of `tiny-python`: first lines of functions of Python's standard library.
 
 A signature is the first line of a function that `corpus.py` keeps, where that line holds all of
-its parameters: `def name(args):`. The line's end is left to the completion, because with the indent
+its parameters: `def name(args):`. The line's end is left to the completion, for with the indent
 that follows it makes one piece of the tokenizer. Decorated functions, tests (a name that begins
-with `test`) and lines longer than `MAX_CHARACTERS` are left out, and each name stands once.
+with `test`) and lines of `MAX_CHARACTERS` or more are left out, and each name stands once.
 
 The files that `corpus.py` holds out give the held-out signatures; one that also stands in another
 file is left out, so that neither the model nor a tuning on the rest has seen it.
