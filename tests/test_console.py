@@ -4,7 +4,7 @@ import torch
 from attunement.console import print_measurement, show_progress
 from attunement.core import Estimate
 from attunement.distributions.tabular import Tabular
-from attunement.measuring import measure
+from attunement.measuring import MeasuredOn, measure
 from attunement.scorers import parse_scorer
 from attunement.targets import Target
 from attunement.training import UpdateInfo
@@ -19,7 +19,7 @@ def measured():
 
 
 def test_every_figure_and_warning_is_printed(measured, capsys):
-    print_measurement(measured, before=measured)
+    print_measurement(measured, before=measured, on=MeasuredOn.EMPTY)
     printed = capsys.readouterr().out
     for name in (*measured.policy, *measured.divergences, "log_z", "length"):
         assert name in printed
@@ -31,9 +31,10 @@ def test_every_figure_and_warning_is_printed(measured, capsys):
 
 
 def test_without_a_before_there_is_one_column(measured, capsys):
-    print_measurement(measured)
+    print_measurement(measured, on=MeasuredOn.HELD_OUT)
     printed = capsys.readouterr().out
     assert "now" in printed
+    assert "held-out" in printed
     assert "before" not in printed
 
 
@@ -48,3 +49,17 @@ def test_progress_goes_to_standard_error(capsys):
     assert captured.out == ""
     assert "loading the base" in captured.err
     assert "forward_kl 0.500 [0.300, 0.700]" in captured.err
+
+
+def test_contexts_are_told_in_one_line(capsys):
+    prompts = ("p", "q")
+    base = Tabular.random(3, 3, generator=torch.Generator().manual_seed(0), prompts=prompts)
+
+    def only_in_p(contexts, texts):
+        return [c.prompt == "p" for c, _ in zip(contexts, texts, strict=True)]
+
+    generator = torch.Generator().manual_seed(1)
+    measured = measure(Target(base).constrain(only_in_p), base, prompts, generator=generator)
+    print_measurement(measured, on=MeasuredOn.GIVEN)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "2 contexts: log Z_c from -4.224 to 0.000; 1 of them upper bounds" in printed

@@ -159,3 +159,21 @@ def test_parse():
 def test_parse_errors(name: str, message: str):
     with pytest.raises(AttunementError, match=message):
         parse_divergence(name)
+
+
+@by_name
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10**6), forbidden=st.integers(1, 8))
+def test_a_divergence_lies_between_its_least_and_its_most(
+    row: Divergence, seed: int, forbidden: int
+):
+    log_policy, log_target = random_log(10, seed), random_log(10, seed + 1, forbidden)
+    allowed = float(log_policy[forbidden:].exp().sum())
+    exact = float(row.exact(log_policy, log_target))
+    assert row.least(allowed) <= exact + 1e-12
+    assert exact <= row.most + 1e-12
+    assert row.least(allowed) <= row.least(0.5 * allowed) + 1e-12
+    inside = log_target + math.log(allowed)
+    reached = torch.where(log_target.isneginf(), log_policy, inside)
+    assert float(row.exact(reached, log_target)) == pytest.approx(row.least(allowed), rel=1e-9)
+    assert row.least(1.0) == pytest.approx(0, abs=1e-12)

@@ -160,3 +160,10 @@ def test_paired_difference_is_that_of_the_differences():
     part = torch.arange(50) % 2
     stratified = intervals.paired_difference(shared + noise + 1 + part, shared, part)
     assert stratified.stderr < intervals.mean_interval(noise + 1 + part).stderr
+
+
+def test_a_rate_that_was_never_seen_is_at_most_the_rule_of_three():
+    assert intervals.unseen_rate(0) == 1
+    for draws in (1, 30, 1000):
+        assert (1 - intervals.unseen_rate(draws)) ** draws == pytest.approx(1 - intervals.LEVEL)
+    assert intervals.unseen_rate(1000) == pytest.approx(3 / 1000, rel=0.01)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from attunement import jobs, runs
+from attunement import conditional, jobs, runs, showing
 from attunement.core import AttunementError, Context
 from attunement.distributions.adapters import AdapterSettings, load_adapter
 from attunement.distributions.tabular import Tabular
@@ -329,7 +329,8 @@ def test_the_recipe_keeps_what_the_base_decided(tmp_path):
     assert jobs.open_policy(run).outcomes.max_new_tokens == 64
 
 
-def test_contexts_are_kept(tmp_path):
+def test_contexts_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(conditional, "BUDGET", 64)
     contexts = (Context("def f("), Context("def g(a", {"row": 1}))
     asked = RECIPE.model_copy(update={"settings": SETTINGS.model_copy(update={"max_steps": 1})})
     run = jobs.tune(asked, tmp_path / "run", contexts)
@@ -479,8 +480,15 @@ def test_a_target_that_cannot_be_shown_does_not_fail_the_run(tmp_path, monkeypat
     def used_up(*_, **__):
         raise AttunementError("the budget is used up")
 
-    monkeypatch.setattr(jobs, "rejection", used_up)
+    monkeypatch.setattr(showing, "rejection", used_up)
     sentences = []
     run = jobs.tune(RECIPE, tmp_path / "run", None, jobs.Callbacks(on_stage=sentences.append))
     assert (run.folder / "policy").is_dir()
     assert any("no samples of the target are shown" in sentence for sentence in sentences)
+
+
+def test_a_held_out_prompt_that_is_too_long_is_found_before_anything_is_written(tmp_path):
+    held_out = [Context("def g("), Context("x = 1\n" * 400)]
+    with pytest.raises(AttunementError, match=r"prompt 1 has \d+ tokens.*shorten the prompt"):
+        jobs.tune(RECIPE, tmp_path / "run", [Context("def f(")], evaluation_contexts=held_out)
+    assert not (tmp_path / "run").exists()

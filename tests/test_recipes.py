@@ -2,7 +2,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from attunement.core import AttunementError, Stop
+from attunement.core import AttunementError, Context, Stop
 from attunement.distributions.adapters import AdapterSettings, with_adapter
 from attunement.factors import Constraint, Moment, MomentEach, Tilt
 from attunement.recipes import ModelSettings, TargetSettings, TuneRecipe
@@ -135,3 +135,15 @@ def test_an_unknown_entry_is_named():
         AttunementError, match=r"here is not a tuning recipe: settings\.learning_rats"
     ):
         TuneRecipe.parse(content, "here")
+
+
+def test_held_out_contexts_need_others_and_a_target_that_knows_them():
+    asked, held_out = recipe(constrain=("compiles",)), [Context("b")]
+    asked.check_contexts([Context("a")], held_out)
+    asked.check_contexts([Context("a")], None)
+    with pytest.raises(AttunementError, match="give --prompts to tune on"):
+        asked.check_contexts(None, held_out)
+    with pytest.raises(AttunementError, match="among those of tuning"):
+        asked.check_contexts(held_out, held_out)
+    with pytest.raises(AttunementError, match="leave out --evaluation-prompts, or use --match"):
+        recipe(match_each={"finished": 0.4}).check_contexts([Context("a")], held_out)

@@ -15,7 +15,6 @@ from attunement.runs import (
     SAMPLES,
     Run,
     generator_for,
-    read_contexts,
     read_json,
     versions,
     write_json,
@@ -318,39 +317,3 @@ def test_no_contexts_leave_no_file(run):
 def test_a_column_cannot_take_the_place_of_the_prompt(run):
     run.save_contexts([Context("right", {"prompt": "wrong"})])
     assert run.load_contexts()[0].prompt == "right"
-
-
-def test_a_text_file_has_a_prompt_a_line(tmp_path):
-    path = tmp_path / "prompts.txt"
-    path.write_bytes(b"\xef\xbb\xbfdef f(\r\n\n  x = {\n")
-    assert read_contexts(path) == (Context("def f("), Context("  x = {"))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "holds no prompt: it is empty"),
-        ("\n \n", "holds no prompt: it is empty"),
-        ('{"prompt": "a"}\n{"prompt"', "line 2 is not JSON"),
-        ('{"prompt": "a"}\n\n[1]', "line 3 is not a JSON object"),
-        ('{"text": "a"}', "line 1 has no column 'prompt'"),
-        ('{"prompt": 3}', "line 1: a prompt is a text or a list of messages"),
-        ('{"prompt": []}', "line 1: a prompt is a text or a list of messages"),
-        ('{"prompt": ["a"]}', "each with the texts 'role' and 'content'"),
-        ('{"prompt": [{"role": "user"}]}', "each with the texts 'role' and 'content'"),
-    ],
-)
-def test_faulty_prompts_are_named(tmp_path, text, message):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(AttunementError, match=message) as caught:
-        read_contexts(path)
-    assert "prompts.jsonl" in str(caught.value)
-
-
-def test_prompts_that_cannot_be_read_are_named(tmp_path):
-    with pytest.raises(AttunementError, match=r"the prompts .*missing.jsonl can't be read"):
-        read_contexts(tmp_path / "missing.jsonl")
-    (tmp_path / "latin.txt").write_bytes(b"\xe4")
-    with pytest.raises(AttunementError, match=r"latin.txt can't be read"):
-        read_contexts(str(tmp_path / "latin.txt"))

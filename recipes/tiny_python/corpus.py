@@ -211,12 +211,22 @@ def read_corpus() -> Corpus:
     files: dict[str, list[str]] = {}
     sources: list[Source] = []
     for name, licence, version, paths in _installed():
-        functions = {f"{name}/{path}": cut_functions(_read(file)) for path, file in paths.items()}
+        functions = _functions_of(name, paths)
         count = sum(map(len, functions.values()))
         sources.append(Source(name, version, licence, len(functions), count))
         files.update(functions)
     train, held_out = split(files)
     return Corpus(train, held_out, sources)
+
+
+def read_library() -> dict[str, list[str]]:
+    """The functions of the standard library alone, by path, before they are split."""
+    name, _, _, paths = next(_installed())
+    return _functions_of(name, paths)
+
+
+def _functions_of(name: str, paths: Mapping[str, Path]) -> dict[str, list[str]]:
+    return {f"{name}/{path}": cut_functions(_read(file)) for path, file in paths.items()}
 
 
 def _installed() -> Iterator[tuple[str, str, str, dict[str, Path]]]:

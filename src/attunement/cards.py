@@ -33,6 +33,7 @@ def card(
     )
     settings = recipe.settings
     start = "" if recipe.policy is None else f", starting from `{recipe.policy}`"
+    where = "" if recipe.evaluation_prompts is None else " on prompts that tuning never saw"
     library = "transformers" if below is None else f"peft\nbase_model: {below}"
     form = "" if below is None else f"\n\nThis is a LoRA adapter, to be loaded over `{below}`."
     return f"""---
@@ -47,7 +48,7 @@ The target is the base times
 
 Tuned with {settings.method} for {settings.max_steps} steps of {settings.batch_size}
 samples{start}, completions cut at {length} tokens. Distances in nats from
-{after.n} fresh samples, with 95 % intervals:
+{after.n} fresh samples{where}, with 95 % intervals:
 
 | | base | this model |
 |---|---|---|

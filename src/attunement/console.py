@@ -6,6 +6,7 @@ reads stays clean.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,10 +22,11 @@ from rich.progress import (
 from rich.table import Table
 
 from attunement import processes
+from attunement.conditional import ContextRow
 from attunement.contributions import Contribution
 from attunement.core import Estimate
 from attunement.jobs import SILENT, Callbacks
-from attunement.measuring import Measurement
+from attunement.measuring import MeasuredOn, Measurement
 from attunement.tuning import Evaluation, StepInfo
 
 
@@ -66,9 +68,18 @@ def show_progress(max_steps: int) -> Iterator[Callbacks]:
         yield Callbacks(on_stage, on_step, on_evaluation)
 
 
-def print_measurement(measured: Measurement, before: Measurement | None = None) -> None:
-    """A table of features, one of factors, one of distances, and every warning."""
-    table = Table(f"{measured.n} samples", "base", "policy", "target")
+def print_measurement(
+    measured: Measurement, before: Measurement | None = None, *, on: MeasuredOn
+) -> None:
+    """A table of features, one of factors, one of distances, and every warning.
+
+    Args:
+        measured: What is shown.
+        before: The same of the base, to stand beside it.
+        on: Which contexts it was measured on.
+    """
+    count = f" ({len(measured.contexts)})" if measured.contexts else ""
+    table = Table(f"{measured.n} samples on {on}{count}", "base", "policy", "target")
     sides = ("base", "policy", "target")
     rates = (measured.base, measured.policy, measured.target)
     for name in measured.policy:
@@ -85,8 +96,18 @@ def print_measurement(measured: Measurement, before: Measurement | None = None) 
         distances.add_row(name, *(_cell(m.divergences.get(name)) for m in columns.values()))
     distances.add_row("log_z", *(_cell(m.log_z) for m in columns.values()))
     _print(distances)
+    if measured.contexts:
+        Console(highlight=False).print(_of_contexts(measured.contexts))
     for text in measured.warnings:
         Console(highlight=False, soft_wrap=True).print(f"warning: {text}", style="yellow")
+
+
+def _of_contexts(rows: Sequence[ContextRow]) -> str:
+    """In one line: how far contexts differ, and how many are not known."""
+    known = [row.log_z.value for row in rows if math.isfinite(row.log_z.value)]
+    bounds = sum(row.log_z.stderr is None for row in rows)
+    span = f"log Z_c from {min(known):.3f} to {max(known):.3f}" if known else "no log Z_c is known"
+    return f"{len(rows)} contexts: {span}" + (f"; {bounds} of them upper bounds" if bounds else "")
 
 
 def _factor_table(factors: Sequence[Contribution]) -> Table:

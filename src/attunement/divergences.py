@@ -81,6 +81,23 @@ class Divergence:
         outside = torch.full_like(log_ratio, self.slope_at_infinity)
         return torch.where(forbidden, outside, self.derivative(log_ratio))
 
+    def least(self, allowed: float) -> float:
+        """The least that D_f(π‖p) can be for a policy with so little mass where p > 0.
+
+        To forget everything of a sample but whether p allows it can only lower a divergence (data
+        processing), and leaves f(u) + f'(∞)(1 - u), which falls in u.
+
+        Args:
+            allowed: u, the policy's mass on what the target allows, or an upper bound of it.
+        """
+        inside = float(self.generator(torch.tensor(allowed, dtype=torch.float64).log()))
+        return inside if allowed >= 1 else inside + self.slope_at_infinity * (1 - allowed)
+
+    @property
+    def most(self) -> float:
+        """The most that D_f(π‖p) can be, f(0) + f'(∞): π and p have nothing in common."""
+        return self.least(0.0)
+
     def exact(self, log_policy: Tensor, log_target: Tensor) -> Tensor:
         """D_f(π‖p) on a finite support.
 

@@ -10,49 +10,24 @@ where p = P/Z holds the estimated Z, whose error is carried through by the delta
 estimator is a value and an influence function, one number a sample. Both p and π are normalised
 on the sample itself, so that an estimated divergence obeys D_f >= 0 and is 0 at π = p.
 
-For a conditional target the unit is the context: each context gives one value, its O(1/M) bias
-removed by a jackknife within the context, and the interval comes from the spread between contexts.
-A statistic is therefore a function of index tensors [..., M] and reduces the last dimension, so
-that all contexts, and all of a jackknife's left-out groups, are computed at once.
+For a conditional target each context gives one value, and `averaging` makes an estimate of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
+from scipy.special import betaincinv, digamma, polygamma
 from torch import Tensor
 
 from attunement import intervals
-from attunement.core import AttunementError, Estimate
+from attunement.averaging import Limits, Statistic, estimate, reported, unbiased
+from attunement.core import Estimate
 from attunement.divergences import Divergence, reverse_kl
-from attunement.evidence import BASE, KHAT_LIMIT, Evidence, Weights, context_means, pareto_khat
-
-LEAST_ESS = 25.0
-"""Below this many effective samples the interval isn't to be trusted."""
-GROUPS = 8
-"""Groups of a context's jackknife: enough to remove the bias, few enough to be cheap."""
-
-
-class Statistic(NamedTuple):
-    """A number from one context's evidence, and what its error bar is made of.
-
-    Attributes:
-        value: [...] the statistic.
-        influence: [..., M] first-order influence of each sample.
-        tail: [..., M] |h·w|, whose tail k̂ looks at, or None where the weights say it all.
-    """
-
-    value: Tensor
-    influence: Tensor
-    tail: Tensor | None
-
-
-StatisticFunction = Callable[[Tensor], Statistic]
-"""From rows [..., M] (an index tensor into the bank) to the statistic of the last dimension."""
+from attunement.evidence import BASE, Evidence, Weights, context_means
 
 
 def partition(evidence: Evidence) -> Estimate:
@@ -63,14 +38,14 @@ def partition(evidence: Evidence) -> Estimate:
         zero = log_weights == 0
         if bool((zero | torch.isneginf(log_weights)).all()):
             interval = intervals.wilson(float(zero.sum()), len(evidence))
-            return _reported(evidence, interval, evidence.target_weights, (None, None))
+            return reported(evidence, interval, evidence.target_weights, (None, None))
 
     def statistic(rows: Tensor) -> Statistic:
         weights = log_weights[rows].exp()
         value = weights.mean(-1)
         return Statistic(value, weights - value.unsqueeze(-1), None)
 
-    return _estimate(evidence, statistic, evidence.target_weights, normalised=False)
+    return estimate(evidence, statistic, evidence.target_weights, normalised=False)
 
 
 def log_partition(evidence: Evidence) -> Estimate:
@@ -81,7 +56,75 @@ def log_partition(evidence: Evidence) -> Estimate:
         normalised, value = _normalised(evidence.log_weights[rows])
         return Statistic(value, normalised.exp() - 1, None)
 
-    return _estimate(evidence, statistic, evidence.target_weights)
+    return estimate(evidence, statistic, evidence.target_weights)
+
+
+def log_partition_within(evidence: Evidence) -> Estimate:
+    """log Z_c of one context from its weights, in nats, the O(1/M) bias removed by a jackknife.
+
+    NaN, without an interval, where no sample is allowed.
+    """
+    log_weights = evidence.log_weights
+    if torch.isneginf(log_weights).all():
+        note = f"none of {len(evidence)} samples satisfies the constraint"
+        return Estimate(math.nan, None, -math.inf, math.inf, len(evidence), 0.0, None, (note,))
+
+    def statistic(rows: Tensor) -> Statistic:
+        normalised, value = _normalised(log_weights[rows])
+        return Statistic(value, normalised.exp() - 1, None)
+
+    found = log_partition(evidence)
+    plain = float(statistic(torch.arange(len(evidence))).value)
+    shift = sum(float(unbiased(statistic, rows, parts)) for rows, parts in evidence.blocks) - plain
+    ends = {name: getattr(found, name) + shift for name in ("value", "low", "high")}
+    return replace(found, **ends)
+
+
+def log_partition_of_draws(draws: int, accepted: int, wanted: int) -> Estimate:
+    """log Z_c, in nats, from draws of the base until enough were accepted by rejection.
+
+    With N draws for r acceptances E[digamma(r) - digamma(N)] = log Z_c, since N is negative
+    binomial; the interval is Jeffreys' for such draws, the quantiles of Beta(r, N - r + 1/2). With
+    fewer acceptances than wanted, r would have taken more draws than were made: digamma(r) -
+    digamma(N + 1) is then never below what it would have become, an upper bound.
+
+    Args:
+        draws: N.
+        accepted: Acceptances among them, the last draw being one where they are as many as wanted.
+        wanted: r, at least 2.
+    """
+    tails = torch.tensor([0.5 - intervals.LEVEL / 2, 0.5 + intervals.LEVEL / 2]).numpy()
+    if accepted >= wanted:
+        value = float(digamma(wanted) - digamma(draws))
+        stderr = math.sqrt(max(float(polygamma(1, wanted) - polygamma(1, draws)), 0.0))
+        low, high = betaincinv(wanted, draws - wanted + 0.5, tails)
+        high = 1.0 if draws == wanted else high
+        low, high = min(math.log(low), value), max(math.log(high), value)
+        return Estimate(value, stderr, low, high, draws, float(draws))
+    value = float(digamma(wanted) - digamma(draws + 1))
+    low, high = betaincinv(accepted + 0.5, draws - accepted + 0.5, tails)
+    low = math.log(low) if accepted > 0 else -math.inf
+    note = f"an upper bound: {accepted} of {draws} draws were accepted, {wanted} were wanted"
+    return Estimate(
+        value, None, low, max(math.log(high), value), draws, float(draws), warnings=(note,)
+    )
+
+
+def log_partition_of_contexts(each: Sequence[Estimate]) -> Estimate:
+    """The mean of log Z_c over contexts, each from `log_partition_of_draws`; n is the contexts.
+
+    An upper bound, with an interval that is open below, where one of them is.
+    """
+    values = torch.tensor([found.value for found in each], dtype=torch.float64)
+    found = Estimate(*intervals.mean_interval(values), n=len(each), ess=float(len(each)))
+    bounds = sum(bool(one.warnings) for one in each)
+    if bounds == 0:
+        return found
+    note = (
+        f"{bounds} of {len(each)} contexts had too few acceptances within the budget: log Z is at "
+        "most this, and the distance -log Z of the base at least"
+    )
+    return replace(found, low=-math.inf, warnings=(note,))
 
 
 def divergence(evidence: Evidence, row: Divergence) -> Estimate:
@@ -92,10 +135,11 @@ def divergence(evidence: Evidence, row: Divergence) -> Estimate:
         count = len(evidence)
         return Estimate(math.inf, None, math.inf, math.inf, count, count, warnings=(reason,))
     evidence = evidence.calibrated
-    found = _estimate(
+    found = estimate(
         evidence,
         lambda rows: _divergence(evidence.log_ratios[rows], evidence.log_weights[rows], row),
         evidence.target_weights,
+        limits=Limits(lambda draws: row.least(intervals.unseen_rate(draws)), row.most),
     )
     return _of_policy(evidence, found)
 
@@ -113,10 +157,11 @@ def reverse_kl_allowed(evidence: Evidence) -> Estimate:
     evidence = evidence.calibrated
     allowed = torch.isfinite(evidence.log_potential)
     log_ratios = torch.where(allowed, evidence.log_ratios, -math.inf)
-    found = _estimate(
+    found = estimate(
         evidence,
         lambda rows: _divergence(log_ratios[rows], evidence.log_weights[rows], reverse_kl),
         evidence.target_weights,
+        limits=Limits(lambda _: 0.0, math.inf),
     )
     return _of_policy(evidence, found)
 
@@ -191,7 +236,7 @@ def _weighted_mean(evidence: Evidence, feature: Tensor, weights: Weights) -> Est
         influence = normalised * (values - value.unsqueeze(-1))
         return Statistic(value, influence, influence.abs())
 
-    found = _estimate(evidence, statistic, weights)
+    found = estimate(evidence, statistic, weights)
     seen = feature[torch.isfinite(weights.log)]
     for rate in (0.0, 1.0):
         if bool((seen == rate).all()):
@@ -216,134 +261,3 @@ def _divergence(log_ratios: Tensor, log_weights: Tensor, row: Divergence) -> Sta
     surplus = flow - value.unsqueeze(-1)
     influence = values + surplus * target - flow * policy
     return Statistic(value, influence, values.abs())
-
-
-def _estimate(
-    evidence: Evidence, statistic: StatisticFunction, weights: Weights, *, normalised: bool = True
-) -> Estimate:
-    """The statistic over the whole bank: one context, or the mean over contexts.
-
-    Args:
-        evidence: The bank.
-        statistic: What is estimated.
-        weights: The importance weights that it rests on.
-        normalised: Whether it divides by the weights' mean, and needs one that isn't zero.
-    """
-    if not evidence.single:
-        return _over_contexts(evidence, statistic, weights, normalised)
-    if normalised and torch.isneginf(weights.log).all():
-        raise AttunementError(
-            f"none of {len(evidence)} samples satisfies the target's constraint: "
-            "loosen it, give it a floor, or draw more samples"
-        )
-    found = statistic(torch.arange(len(evidence)))
-    influence = _controlled(evidence, found.influence)
-    interval = intervals.delta_method(float(found.value), influence, evidence.part)
-    return _reported(evidence, interval, weights, _worst_khat(evidence, found, weights))
-
-
-def _reported(
-    evidence: Evidence,
-    interval: intervals.Interval,
-    weights: Weights,
-    khat: tuple[float | None, str | None],
-) -> Estimate:
-    notes = [khat[1], evidence.lost_mass, _trust(weights.ess, khat[0])]
-    return _noted(interval, len(evidence), weights.ess, khat[0], notes)
-
-
-def _noted(
-    interval: intervals.Interval,
-    count: int,
-    ess: float,
-    khat: float | None,
-    notes: list[str | None],
-) -> Estimate:
-    warnings = tuple(note for note in notes if note)
-    value = interval.value
-    if math.isinf(value):
-        warnings += (
-            "infinite: a sample is possible under one distribution and impossible under the other",
-        )
-        return Estimate(value, None, value, value, count, ess, khat, warnings)
-    return Estimate(*interval, count, ess, khat, warnings)
-
-
-def _controlled(evidence: Evidence, influence: Tensor) -> Tensor:
-    """[N] what is left of the influence once the calibration has taken the control's share."""
-    if evidence.control is None:
-        return influence
-    control, deviation = evidence.control
-    slope = float(deviation @ influence) / float(deviation @ deviation)
-    return influence - slope * control
-
-
-def _over_contexts(
-    evidence: Evidence, statistic: StatisticFunction, weights: Weights, normalised: bool
-) -> Estimate:
-    values, sizes, logs, contexts = [], [], [], 0
-    for rows, parts in evidence.blocks:
-        contexts += len(rows)
-        log_weights = weights.log[rows]
-        if normalised:
-            usable = torch.isfinite(log_weights).any(1)
-            rows, log_weights = rows[usable], log_weights[usable]
-        if len(rows):
-            values.append(_unbiased(statistic, rows, parts))
-            shares = log_weights.log_softmax(1)
-            sizes.append((-torch.logsumexp(2 * shares, 1)).exp().nan_to_num(0.0))
-            logs.append(shares.flatten())
-    if not values:
-        raise AttunementError(
-            f"no sample of any of the {contexts} contexts satisfies the target's constraint: "
-            "loosen it, give it a floor, or draw more samples for each context"
-        )
-    found, size = torch.cat(values), torch.cat(sizes)
-    interval = intervals.mean_interval(found)
-    khat, reason = (None, None) if weights.bounded else pareto_khat(torch.cat(logs))
-    notes = [reason, evidence.lost_mass, _trust(float(size.sum()), khat)]
-    if len(found) < contexts:
-        notes.append(
-            f"{contexts - len(found)} of {contexts} contexts had no sample that satisfies the "
-            "constraint and are left out"
-        )
-    return _noted(interval, len(found), float(size.sum()), khat, notes)
-
-
-def _unbiased(statistic: StatisticFunction, rows: Tensor, parts: tuple[int, ...]) -> Tensor:
-    """[C] values of contexts, the O(1/M) bias of each removed by a jackknife over groups.
-
-    Every group holds as many samples of each part as every other, in the parts' proportions.
-
-    Args:
-        statistic: What is estimated.
-        rows: [C, M] the samples of each context, part after part.
-        parts: The number of samples in each part.
-    """
-    value = statistic(rows).value
-    groups = min(GROUPS, *parts)
-    if groups < 2:
-        return value
-    kept = intervals.left_out_groups(parts, groups)
-    left_out = statistic(rows[:, kept]).value
-    return intervals.jackknife_value(value, left_out, kept.shape[1] / rows.shape[1])
-
-
-def _worst_khat(
-    evidence: Evidence, found: Statistic, weights: Weights
-) -> tuple[float | None, str | None]:
-    """k̂ of the weights and of |h·w|, whichever tail is heavier; none where both are bounded."""
-    candidates = [weights.khat]
-    if found.tail is not None and not (evidence.is_mixture and evidence.target_weights.bounded):
-        candidates.append(pareto_khat(found.tail.log()))
-    khats = [khat for khat, _ in candidates if khat is not None]
-    reasons = [reason for _, reason in candidates if reason is not None]
-    return max(khats, default=None), (reasons[0] if reasons and not khats else None)
-
-
-def _trust(ess: float, khat: float | None) -> str | None:
-    if khat is not None and khat > KHAT_LIMIT:
-        return f"the weights have a heavy tail (k̂ = {khat:.2f}): draw more, or nearer, samples"
-    if ess < LEAST_ESS:
-        return f"only {ess:.1f} effective samples: the interval is not to be trusted"
-    return None

@@ -118,6 +118,15 @@ def wilson(successes: float, count: float) -> Interval:
     return Interval(rate, stderr, low, high)
 
 
+def unseen_rate(draws: int) -> float:
+    """The upper end of a one-sided 95 % interval for a rate that none of the draws showed.
+
+    Args:
+        draws: How many; with none of them the rate may be 1.
+    """
+    return 1.0 if draws == 0 else 1 - (1 - LEVEL) ** (1 / draws)
+
+
 def jackknife_value(value: Tensor, left_out: Tensor, share: float) -> Tensor:
     """Remove the O(1/M) bias of statistics of M units (Quenouille 1956).
 

@@ -11,20 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 
 from attunement import processes, runs
 from attunement.cards import card
-from attunement.core import AttunementError, Context, Distribution, Samples, Scorer, Scores
+from attunement.core import AttunementError, Context, Distribution, Samples, Scorer
 from attunement.distributions.adapters import adapter_base, with_adapter
 from attunement.distributions.language import LanguageModel, require_same_tokens
-from attunement.measuring import Measurement, measure, not_applicable
+from attunement.measuring import MeasuredOn, Measurement, measure, not_applicable
 from attunement.recipes import ModelSettings, TuneRecipe
-from attunement.runs import METRICS, SAMPLES, Run, generator_for
+from attunement.runs import METRICS, Run, generator_for
 from attunement.sampling import quasi_rejection, rejection
 from attunement.scorers import copy_files, file_hashes, parse_scorer, scorers_of
+from attunement.showing import show_all, show_some
 from attunement.targets import Target
 from attunement.tuning import (
     Evaluation,
@@ -38,8 +39,8 @@ from attunement.tuning import (
     save_state,
 )
 
-_FIT, _MEASURE_BASE, _MEASURE_POLICY, _SHOW, _ADAPTER = range(100, 105)
-_SHOWN, _SHOWN_DURING = 40, 8
+_FIT, _MEASURE_BASE, _MEASURE_POLICY, _ADAPTER = 100, 101, 102, 104
+_ON_TUNING = "on_contexts_of_tuning"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def tune(
     contexts: Sequence[Context] | None = None,
     callbacks: Callbacks = SILENT,
     scorer_of: Callable[[str], Scorer] = parse_scorer,
+    evaluation_contexts: Sequence[Context] | None = None,
 ) -> Run:
     """Run a tuning job in a new folder, from start to delivered policy and final measurement.
 
@@ -75,11 +77,14 @@ def tune(
         contexts: The contexts; None for the empty one.
         callbacks: Who is told.
         scorer_of: From SPEC to scorer; `scorers.scorers_of` where another run is repeated.
+        evaluation_contexts: Held-out contexts that the distance is followed and reported on; the
+            contexts of tuning where None.
 
     Raises:
         AttunementError: Something that was asked can't be had; nothing is written then.
     """
     Run.require_vacant(folder)
+    recipe.check_contexts(contexts, evaluation_contexts)
     callbacks.on_stage("loading the base")
     base = recipe.model.load()
     recipe = recipe.model_copy(update={"model": recipe.model.resolved(base)})
@@ -89,16 +94,27 @@ def tune(
     elsewhere = None if recipe.policy is None else policy
     target = _fitted(recipe, target, contexts, elsewhere, callbacks)
     callbacks.on_stage("drawing the bank")
-    problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
+    problem, state = init(
+        target,
+        contexts,
+        recipe.settings,
+        policy=policy,
+        proposal=proposal,
+        evaluation_contexts=evaluation_contexts,
+    )
+    _tell_of_empty_contexts(state, callbacks)
+    held_out = None if evaluation_contexts is None else runs.EVALUATION_CONTEXTS
     resolved = recipe.with_fit(target, contexts).model_copy(
         update={
             "scorer_files": file_hashes(target.scorers),
             "prompts": None if contexts is None else runs.CONTEXTS,
+            "evaluation_prompts": held_out,
         }
     )
     run = Run.create(folder, resolved.model_dump(mode="json"))
     copy_files(target.scorers, run.folder)
     run.save_contexts(contexts)
+    run.save_contexts(evaluation_contexts, runs.EVALUATION_CONTEXTS)
     return _go_on(run, problem, state, callbacks)
 
 
@@ -116,7 +132,14 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
     base = cast(LanguageModel, target.base)
     policy = _starting_policy(recipe, base)
     proposal = _of_the_base(recipe.proposal_model, recipe, base)
-    problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
+    problem, state = init(
+        target,
+        contexts,
+        recipe.settings,
+        policy=policy,
+        proposal=proposal,
+        evaluation_contexts=held_out_of(run),
+    )
     found = run.checkpoints()
     checkpoint = found[-1] if found else None
     counters = run.rewind(checkpoint)
@@ -132,6 +155,18 @@ def _starting_policy(recipe: TuneRecipe, base: LanguageModel) -> LanguageModel |
         return _of_the_base(recipe.policy, recipe, base)
     generator = generator_for(recipe.settings.seed, _ADAPTER)
     return with_adapter(base, recipe.adapter, generator=generator)
+
+
+def _tell_of_empty_contexts(state: TuningState, callbacks: Callbacks) -> None:
+    """Say, before the first step, in how many contexts of tuning no base sample was allowed."""
+    counts = state.pool.counts
+    empty = int(torch.isneginf(state.pool.log_sums).sum())
+    if empty > 0:
+        callbacks.on_stage(
+            f"{empty} of {len(counts)} contexts have no sample in the bank ({int(counts[0])} each) "
+            "that satisfies the constraint, and teach nothing until a step draws one: raise "
+            "--bank-size, loosen the constraint or give it a floor (--floor 0.01)"
+        )
 
 
 def _fitted(
@@ -190,6 +225,12 @@ def contexts_of(run: Run) -> tuple[Context, ...] | None:
     return None if read_recipe(run).prompts is None else run.load_contexts()
 
 
+def held_out_of(run: Run) -> tuple[Context, ...] | None:
+    """The contexts that a run is followed and reported on; None where it has no such."""
+    file = read_recipe(run).evaluation_prompts
+    return None if file is None else run.load_contexts(file)
+
+
 def open_policy(
     run: Run, model: ModelSettings | None = None, *, base: LanguageModel | None = None
 ) -> LanguageModel:
@@ -213,8 +254,15 @@ def is_run(name: str | Path) -> bool:
     return (Path(name) / runs.RECIPE).is_file()
 
 
-def read_measurement(run: Run, half: Literal["before", "after"]) -> Measurement:
+def read_measurement(
+    run: Run, half: Literal["before", "after"], on_tuning: bool = False
+) -> Measurement:
     """The final measurement of a finished run: of its base (before) or its policy (after).
+
+    Args:
+        run: The run.
+        half: Of what.
+        on_tuning: Of a run with held-out contexts: on those of tuning instead.
 
     Raises:
         AttunementError: The run isn't finished.
@@ -222,7 +270,8 @@ def read_measurement(run: Run, half: Literal["before", "after"]) -> Measurement:
     path = run.folder / runs.MEASUREMENT
     if not path.exists():
         raise AttunementError(f"{run.folder} isn't finished: go on with attune tune --resume")
-    return Measurement.from_json(cast(dict[str, dict[str, object]], runs.read_json(path))[half])
+    content = cast(dict[str, Any], runs.read_json(path))
+    return Measurement.from_json((content[_ON_TUNING] if on_tuning else content)[half])
 
 
 def draw_from(
@@ -250,9 +299,27 @@ def draw_from(
     return samples, "; ".join([note, *not_applicable(target.features(samples))])
 
 
-def measure_run(run: Run, n: int, seed: int) -> Measurement:
-    """Measure a run's policy against its target on fresh samples."""
-    _, target, contexts = open_target(run)
+def measured_on(recipe: TuneRecipe) -> MeasuredOn:
+    """Which contexts the figures of a run are averaged over."""
+    if recipe.evaluation_prompts is not None:
+        return MeasuredOn.HELD_OUT
+    return MeasuredOn.EMPTY if recipe.prompts is None else MeasuredOn.TUNING
+
+
+def measure_run(
+    run: Run, n: int, seed: int, contexts: Sequence[Context] | None = None
+) -> Measurement:
+    """Measure a run's policy against its target on fresh samples.
+
+    Args:
+        run: The run.
+        n: Samples in all.
+        seed: Of the samples.
+        contexts: What to measure on; None for the run's held-out contexts, or its own without any.
+    """
+    recipe, target, own = open_target(run)
+    if contexts is None:
+        contexts = own if recipe.evaluation_prompts is None else held_out_of(run)
     policy = open_policy(run, base=cast(LanguageModel, target.base))
     return measure(target, policy, contexts, n=n, generator=generator_for(seed, _MEASURE_POLICY))
 
@@ -267,8 +334,7 @@ def _go_on(run: Run, problem: Problem, state: TuningState, callbacks: Callbacks)
         if improved or problem.settings.keep is Keep.LAST:
             run.replace_file("policy", state.average.save)
         if 0 < evaluation.step < problem.settings.max_steps:
-            samples = _draw(problem, state.average, evaluation.step, _SHOWN_DURING)
-            _log(run, problem.target, state.average, "during", evaluation.step, samples)
+            show_some(run, problem, state.average, evaluation.step)
         callbacks.on_evaluation(evaluation)
 
     def on_checkpoint() -> None:
@@ -285,78 +351,36 @@ def _go_on(run: Run, problem: Problem, state: TuningState, callbacks: Callbacks)
 def _finish(run: Run, problem: Problem, callbacks: Callbacks) -> None:
     """Measure base and delivered policy on fresh samples; the measurement's file ends the run."""
     recipe = read_recipe(run)
-    target, contexts, seed = problem.target, problem.contexts, recipe.settings.seed
+    target, seed = problem.target, recipe.settings.seed
     policy = recipe.model.load(run.policy_folder, base=cast(LanguageModel, target.base))
-    size = recipe.measure_size
-    before = measure(
-        target, target.base, contexts, n=size, generator=generator_for(seed, _MEASURE_BASE)
-    )
-    after = measure(
-        target, policy, contexts, n=size, generator=generator_for(seed, _MEASURE_POLICY)
-    )
-    _show_all(run, problem, policy, callbacks)
+
+    def measured(model: Distribution, purpose: int, contexts: Sequence[Context]) -> Measurement:
+        generator = generator_for(seed, purpose)
+        return measure(target, model, contexts, n=recipe.measure_size, generator=generator)
+
+    def both(contexts: Sequence[Context]) -> tuple[Measurement, Measurement]:
+        return (
+            measured(target.base, _MEASURE_BASE, contexts),
+            measured(policy, _MEASURE_POLICY, contexts),
+        )
+
+    before, after = both(problem.evaluation_contexts)
+    on_tuning = None
+    if recipe.evaluation_prompts is not None:
+        callbacks.on_stage("measuring on the contexts of tuning as well")
+        on_tuning = _halves(run, *both(problem.contexts))
+    show_all(run, problem, policy, callbacks.on_stage)
     run.replace_file("policy", lambda folder: _deliver(policy, folder, recipe, before, after))
-    content = {
-        "before": before.to_json(str(run.folder)),
-        "after": after.to_json(str(run.folder)),
+    content = _halves(run, before, after) | {
         "log_weights": after.log_weights_json(),
+        "measured_on": measured_on(recipe),
+        _ON_TUNING: on_tuning,
     }
     runs.write_json(run.folder / runs.MEASUREMENT, content)
 
 
-def _show_all(run: Run, problem: Problem, policy: LanguageModel, callbacks: Callbacks) -> None:
-    """Add samples of base, policy and, where they come exactly, of the target to the log.
-
-    Where the base almost never meets the constraint those of the target are left out: a run that
-    has come this far doesn't fail for want of something to show.
-    """
-    target, last = problem.target, problem.settings.max_steps
-    base = cast(LanguageModel, target.base)
-    _log(run, target, base, "before", 0, _draw(problem, base, 0, _SHOWN))
-    _log(run, target, policy, "after", last, _draw(problem, policy, last, _SHOWN))
-    if target.is_dominated:
-        contexts = problem.contexts[:_SHOWN]
-        generator = generator_for(problem.settings.seed, _SHOW, last + 1)
-        each = max(1, _SHOWN // len(contexts))
-        try:
-            exact = rejection(target, contexts, each, generator=generator).samples
-        except AttunementError as error:
-            callbacks.on_stage(f"no samples of the target are shown: {error}")
-        else:
-            _log(run, target, policy, "target", last, exact)
-
-
-def _draw(problem: Problem, model: Distribution, step: int, count: int) -> Samples:
-    contexts = problem.contexts[:count]
-    generator = generator_for(problem.settings.seed, _SHOW, step)
-    return model.sample(contexts, max(1, count // len(contexts)), generator=generator)
-
-
-def _log(
-    run: Run, target: Target, policy: Distribution, when: str, step: int, samples: Samples
-) -> None:
-    """Add samples, scored by base and policy, to the log of samples."""
-    scores = target.features(samples)
-    potential = target.log_potential(samples, scores)
-    with torch.no_grad():
-        log_base, log_policy = target.base.log_prob(samples), policy.log_prob(samples)
-    for index, text in enumerate(samples.texts):
-        row = {
-            "when": when,
-            "step": step,
-            "context": int(samples.context_index[index]),
-            "text": text,
-            "finished": bool(samples.finished[index]),
-            "allowed": bool(torch.isfinite(potential[index])),
-            "log_base": float(log_base[index]),
-            "log_policy": float(log_policy[index]),
-            "features": {name: _feature(column, index) for name, column in scores.items()},
-        }
-        run.append(SAMPLES, row)
-
-
-def _feature(scores: Scores, index: int) -> float | None:
-    return float(scores.values[index]) if bool(scores.applicable[index]) else None
+def _halves(run: Run, before: Measurement, after: Measurement) -> dict[str, object]:
+    return {"before": before.to_json(str(run.folder)), "after": after.to_json(str(run.folder))}
 
 
 def _deliver(

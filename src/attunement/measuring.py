@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import partial
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from attunement import estimators
+from attunement.conditional import ContextRow, context_rows
 from attunement.contributions import Contribution, contributions
 from attunement.core import (
     Context,
@@ -41,6 +43,15 @@ LEAST_PER_CONTEXT = 64
 """Samples of each context that a conditional measurement draws at least."""
 
 
+class MeasuredOn(StrEnum):
+    """Which contexts a figure of a run is averaged over."""
+
+    EMPTY = "the empty context"
+    TUNING = "the contexts of tuning"
+    HELD_OUT = "held-out contexts"
+    GIVEN = "the contexts given"
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What a policy is, beside its base and its target.
@@ -59,6 +70,7 @@ class Measurement:
         log_ratios: [K] log p/π of the policy's samples that the target allows.
         warnings: What to know before trusting a figure.
         factors: What each factor of the target does by itself.
+        contexts: A row for each context; none where there is only one.
     """
 
     n: int
@@ -72,6 +84,7 @@ class Measurement:
     log_ratios: Tensor
     warnings: tuple[str, ...]
     factors: tuple[Contribution, ...] = ()
+    contexts: tuple[ContextRow, ...] = ()
 
     def to_json(self, run: str) -> dict[str, object]:
         """What `attune measure --json` prints."""
@@ -87,6 +100,7 @@ class Measurement:
             "diversity": {name: _rows(table) for name, table in self.diversity.items()},
             "factors": [contribution.to_json() for contribution in self.factors],
             "warnings": list(self.warnings),
+            "contexts": [row.to_json() for row in self.contexts],
         }
 
     @classmethod
@@ -104,6 +118,7 @@ class Measurement:
             log_ratios=torch.empty(0, dtype=torch.float64),
             warnings=tuple(content["warnings"]),
             factors=tuple(Contribution.from_json(row) for row in content["factors"]),
+            contexts=tuple(ContextRow.from_json(row) for row in content["contexts"]),
         )
 
     def log_weights_json(self) -> dict[str, object]:
@@ -152,13 +167,17 @@ def measure(
         uniforms = torch.rand(len(base_samples), generator=generator, dtype=torch.float64)
         groups["target"] = base_samples[uniforms.log() < exact]
     diversity = {name: _diversity(group) for name, group in groups.items() if len(group) > 0}
-    return replace(_summary(evidence, scores, diversity), factors=does)
+    rows = ()
+    if len(contexts) > 1:
+        rows = context_rows(target, contexts, evidence, scores, generator)
+    return replace(_summary(evidence, scores, diversity, rows), factors=does)
 
 
 def _summary(
     evidence: Evidence,
     scores: Mapping[str, Scores],
     diversity: Mapping[str, Mapping[str, Estimate]],
+    rows: tuple[ContextRow, ...],
 ) -> Measurement:
     divergences = {
         row.name: estimators.divergence(evidence, row)
@@ -168,7 +187,10 @@ def _summary(
     divergences["reverse_kl_allowed"] = estimators.reverse_kl_allowed(evidence)
     in_base, in_policy = evidence.part == BASE, evidence.part == POLICY
     forbidden = torch.isneginf(evidence.log_potential[in_policy])
-    log_z = estimators.log_partition(evidence)
+    if rows and rows[0].accepted is not None:
+        log_z = estimators.log_partition_of_contexts([row.log_z for row in rows])
+    else:
+        log_z = estimators.log_partition(evidence)
     return Measurement(
         n=len(evidence),
         base=applicable_means(scores, in_base, evidence.context),
@@ -180,6 +202,7 @@ def _summary(
         diversity=diversity,
         log_ratios=_policy_log_ratios(evidence),
         warnings=_warnings({**divergences, "log_z": log_z}, scores),
+        contexts=rows,
     )
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from attunement import runs
 from attunement.conflicts import require_compatible
+from attunement.contexts import require_held_out
 from attunement.core import AttunementError, Context, Scorer, Stop, as_contexts
 from attunement.distributions.adapters import (
     AdapterSettings,
@@ -218,6 +219,7 @@ class TuneRecipe(BaseModel):
         adapter: The adapter that is trained over the base; all of the policy's weights where None.
         proposal_model: What the proposal `other` draws from: a run, a folder or a hub id.
         prompts: File of the contexts inside the run, or None for the empty context.
+        evaluation_prompts: File of the held-out contexts inside the run, or None without any.
         fit_size: Samples for each context on which λ is solved: the base's, or where the policy
             starts elsewhere half the base's and half that policy's.
         measure_size: Samples of the final measurement.
@@ -242,6 +244,7 @@ class TuneRecipe(BaseModel):
     adapter: AdapterSettings | None = None
     proposal_model: str | None = None
     prompts: str | None = None
+    evaluation_prompts: str | None = None
     fit_size: int = Field(default=8192, ge=2)
     measure_size: int = Field(default=4096, ge=8)
     lambdas: dict[str, float] = Field(default_factory=dict)
@@ -284,6 +287,32 @@ class TuneRecipe(BaseModel):
             raise AttunementError("a proportion is no reward: --objective reward takes no --match")
         hard = bool(target.constrain) and target.floor is None
         require_finite(self.settings, hard)
+
+    def check_contexts(
+        self, contexts: Sequence[Context] | None, held_out: Sequence[Context] | None
+    ) -> None:
+        """Find what is wrong with the contexts without loading a model.
+
+        Args:
+            contexts: Those of tuning; None for the empty one.
+            held_out: Those that the distance is followed and reported on; None without any.
+
+        Raises:
+            AttunementError: Contexts are held out of nothing, from a target that knows its own
+                contexts only, or stand among those of tuning.
+        """
+        if held_out is None:
+            return
+        if contexts is None:
+            raise AttunementError(
+                "--evaluation-prompts holds prompts out of tuning: give --prompts to tune on"
+            )
+        if self.target.match_each:
+            raise AttunementError(
+                "a moment that is held in every context is known for the contexts of its fit and "
+                "no others: leave out --evaluation-prompts, or use --match"
+            )
+        require_held_out(contexts, held_out)
 
     def with_fit(self, target: Target, contexts: Sequence[Context] | None) -> TuneRecipe:
         """The same recipe with what a fit of its target found.

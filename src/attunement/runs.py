@@ -28,10 +28,12 @@ import numpy as np
 import torch
 
 from attunement import processes
+from attunement.contexts import parse_row, read_contexts, write_contexts
 from attunement.core import AttunementError, Context
 
 RECIPE, METRICS, SAMPLES = "recipe.json", "metrics.jsonl", "samples.jsonl"
-CONTEXTS, MEASUREMENT, REPORT = "contexts.jsonl", "measurement.json", "report.html"
+CONTEXTS, EVALUATION_CONTEXTS = "contexts.jsonl", "evaluation_contexts.jsonl"
+MEASUREMENT, REPORT = "measurement.json", "report.html"
 _LOGS = (METRICS, SAMPLES)
 _KEPT_CHECKPOINTS = 2
 
@@ -153,7 +155,7 @@ class Run:
         with path.open("rb") as file:  # as bytes, for a kill may cut a character in two
             for number, line in enumerate(file, 1):
                 if line.endswith(b"\n"):
-                    yield _parsed(path, number, line)
+                    yield parse_row(f"{path}, line {number}", line)
 
     def replace_file(self, name: str, write: Callable[[Path], None]) -> Path:
         """Write a file or folder of the run under a temporary name, then put it in place.
@@ -215,77 +217,24 @@ class Run:
         processes.wait()
         return counters
 
-    def save_contexts(self, contexts: Sequence[Context] | None) -> None:
-        """Write the contexts as JSONL; nothing where there are none."""
-        if contexts is None:
-            return
-        lines = [
-            json.dumps({**c.columns, "prompt": c.prompt}, ensure_ascii=False) for c in contexts
-        ]
-        self.replace_file(CONTEXTS, lambda path: _write_lines(path, lines))
+    def save_contexts(self, contexts: Sequence[Context] | None, name: str = CONTEXTS) -> None:
+        """Write contexts as JSONL; nothing where there are none.
 
-    def load_contexts(self) -> tuple[Context, ...]:
+        Args:
+            contexts: The contexts of tuning, or others.
+            name: The file; `EVALUATION_CONTEXTS` is that of the held-out ones.
+        """
+        if contexts is not None and processes.is_main():
+            with _replacing(self.folder / name) as temporary:
+                write_contexts(temporary, contexts)
+
+    def load_contexts(self, name: str = CONTEXTS) -> tuple[Context, ...]:
         """Read what `save_contexts` wrote."""
-        return read_contexts(self.folder / CONTEXTS)
+        return read_contexts(self.folder / name)
 
     def _length(self, log: str) -> int:
         path = self.folder / log
         return path.stat().st_size if path.exists() else 0
-
-
-def read_contexts(path: Path | str) -> tuple[Context, ...]:
-    """Contexts from a file: JSONL with a column `prompt`, or a text with one prompt a line.
-
-    Raises:
-        AttunementError: The file can't be read or holds no prompt.
-    """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AttunementError(f"the prompts {path} can't be read: {error}") from error
-    filled = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not filled:
-        raise AttunementError(f"{path} holds no prompt: it is empty")
-    if path.suffix not in (".jsonl", ".json"):
-        return tuple(Context(line) for _, line in filled)
-    return tuple(_context(path, number, line) for number, line in filled)
-
-
-def _context(path: Path, number: int, line: str) -> Context:
-    row = _parsed(path, number, line)
-    if "prompt" not in row:
-        raise AttunementError(f"{path}, line {number} has no column 'prompt'")
-    prompt = row.pop("prompt")
-    if isinstance(prompt, str):
-        return Context(prompt, row)
-    if not isinstance(prompt, list) or not prompt or not all(map(_is_message, prompt)):
-        raise AttunementError(
-            f"{path}, line {number}: a prompt is a text or a list of messages, each with the texts "
-            "'role' and 'content'"
-        )
-    return Context(tuple(prompt), row)
-
-
-def _is_message(entry: object) -> bool:
-    return isinstance(entry, dict) and all(
-        isinstance(entry.get(key), str) for key in ("role", "content")
-    )
-
-
-def _parsed(path: Path, number: int, line: str | bytes) -> dict[str, object]:
-    try:
-        row = json.loads(line)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise AttunementError(f"{path}, line {number} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise AttunementError(f"{path}, line {number} is not a JSON object")
-    return row
-
-
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    if processes.is_main():
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 @contextmanager

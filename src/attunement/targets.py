@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from attunement import fitting
+from attunement.averaging import LEAST_ESS
 from attunement.conflicts import require_compatible, why_nothing_is_allowed
 from attunement.core import (
     AttunementError,
@@ -37,7 +38,6 @@ from attunement.core import (
     as_contexts,
     require_proposal,
 )
-from attunement.estimators import LEAST_ESS
 from attunement.evidence import KHAT_LIMIT
 from attunement.factors import (
     Constraint,

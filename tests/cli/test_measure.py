@@ -48,3 +48,11 @@ def test_a_model_of_other_tokens_is_refused(attune, t5_folder, tmp_path, base, s
     )  # fmt: skip
     assert done.returncode == 1
     assert sentence in done.stderr
+
+
+def test_a_run_is_measured_on_the_prompts_given(attune, run):
+    done = attune("measure", str(run), "-n", "64", "--prompt=def f(", "--prompt=def g(", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [row["prompt"] for row in found["contexts"]] == ["def f(", "def g("]
+    assert found["measured_on"] == "the contexts given"

@@ -39,9 +39,19 @@ def test_prompts_come_from_one_place(tmp_path):
     path.write_text("def f(\ndef g(\n")
     assert read_prompts(None, None) is None
     assert [context.prompt for context in read_prompts(["a"], None)] == ["a"]
-    assert [context.prompt for context in read_prompts(None, path)] == ["def f(", "def g("]
+    assert [c.prompt for c in read_prompts(None, str(path))] == ["def f(", "def g("]
+    assert len(read_prompts(None, str(path), most=1) or ()) == 1
     with pytest.raises(typer.BadParameter, match="not both"):
-        read_prompts(["a"], path)
+        read_prompts(["a"], str(path))
+    with pytest.raises(typer.BadParameter, match="need --prompts"):
+        read_prompts(["a"], None, "text")
+
+
+def test_prompts_that_repeat_others_are_counted(tmp_path, capsys):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a\nb\na\n")
+    assert len(read_prompts(None, str(path)) or ()) == 3
+    assert "1 of 3 prompts" in capsys.readouterr().err
 
 
 def test_a_line_break_can_end_a_completion():

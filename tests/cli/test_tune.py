@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from attunement import conditional
+
 
 def test_a_recipe_runs_again(attune, run, tmp_path):
     done = attune(
@@ -260,3 +262,76 @@ def test_one_process_has_nothing_to_shard_among(attune, job, tmp_path):
     assert done.returncode == 1
     assert "torchrun" in done.stderr
     assert not (tmp_path / "one").exists()
+
+
+def test_figures_are_those_of_prompts_that_tuning_never_saw(attune, small, tmp_path):
+    folder, again = tmp_path / "run", tmp_path / "again"
+    asked = (
+        "tune",
+        "--constrain=contains:e",
+        "--prompts=tiny-python-signatures",
+        "--max-prompts=3",
+        "--evaluation-prompts=tiny-python-signatures:held-out",
+        "--max-evaluation-prompts=2",
+        *small,
+        "--max-steps=1",
+        "--json",
+    )
+    done = attune(*asked, "--output-dir", str(folder))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["measured_on"] == "held-out contexts"
+    lines = (folder / "evaluation_contexts.jsonl").read_text().splitlines()
+    prompts = [json.loads(line)["prompt"] for line in lines]
+    assert [row["prompt"] for row in found["after"]["contexts"]] == prompts
+    assert len(prompts) == 2
+    seen = [row["prompt"] for row in found["on_contexts_of_tuning"]["after"]["contexts"]]
+    assert len(seen) == 3
+    assert not set(seen) & set(prompts)
+    assert "held-out contexts" in (folder / "report.html").read_text()
+    repeated = attune(
+        "tune", "--recipe", str(folder / "recipe.json"), "--output-dir", str(again), "--json"
+    )
+    assert json.loads(repeated.stdout)["after"]["log_z"] == found["after"]["log_z"]
+    measured = json.loads(attune("measure", str(folder), "-n", "64", "--json").stdout)
+    assert [row["prompt"] for row in measured["contexts"]] == prompts
+    assert measured["measured_on"] == "held-out contexts"
+
+
+def test_a_prompt_can_not_be_held_out_of_itself(attune, small, tmp_path):
+    source = "--{}=tiny-python-signatures"
+    done = attune(
+        "tune", "--constrain=compiles", *small, f"--output-dir={tmp_path / 'run'}",
+        source.format("prompts"), source.format("evaluation-prompts"),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "200 of 200 held-out prompts are among those of tuning" in " ".join(done.stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_constraint_can_read_the_columns_of_its_context(attune, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(conditional, "BUDGET", 64)
+    scorer = tmp_path / "wanted.py"
+    scorer.write_text(
+        "def has_word(prompts, completions, word):\n"
+        "    return [w in text for w, text in zip(word, completions, strict=True)]\n"
+    )
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [("def f(self):\n", "self"), ("def g(x):\n", "return"), ("def h(x):\n", "\u00e4")]
+    prompts.write_text("".join(json.dumps({"prompt": p, "word": w}) + "\n" for p, w in rows))
+    folder = tmp_path / "run"
+    done = attune(
+        "tune",
+        f"--constrain={scorer}:has_word",
+        f"--prompts={prompts}",
+        *small,
+        "--max-steps=1",
+        "--output-dir",
+        str(folder),
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 of 3 contexts have no sample in the bank" in " ".join(done.stderr.split())
+    found = json.loads(done.stdout)["after"]["contexts"]
+    assert [row["prompt"] for row in found] == [prompt for prompt, _ in rows]
+    assert [row["accepted"] for row in found] == [8, 8, 0]

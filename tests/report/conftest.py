@@ -3,15 +3,17 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from attunement.conditional import ContextRow
 from attunement.contributions import Contribution
 from attunement.core import Estimate
-from attunement.measuring import Measurement
+from attunement.measuring import MeasuredOn, Measurement
 from attunement.recipes import ContextFit, ModelSettings, TargetSettings, TuneRecipe
 from attunement.runs import Run, write_json
 from attunement.training import UpdateInfo
@@ -182,6 +184,8 @@ def write_run(tmp_path: Path) -> Writer:
         fit_ess: float | None = None,
         fit_khat: float | None = None,
         warnings: tuple[str, ...] = (),
+        measured_on: MeasuredOn = MeasuredOn.EMPTY,
+        contexts: tuple[ContextRow, ...] = (),
         seed: int = 0,
     ) -> Run:
         target = TargetSettings(constrain=("compiles",)) if target is None else target
@@ -206,12 +210,20 @@ def write_run(tmp_path: Path) -> Writer:
         if finished:
             before = measurement(target, features, False, generator)
             after = measurement(target, features, True, generator, warnings)
+            after = replace(after, contexts=contexts)
             write_json(
                 run.folder / "measurement.json",
                 {
                     "before": before.to_json(str(run.folder)),
                     "after": after.to_json(str(run.folder)),
                     "log_weights": after.log_weights_json(),
+                    "measured_on": measured_on,
+                    "on_contexts_of_tuning": {
+                        "before": before.to_json(str(run.folder)),
+                        "after": before.to_json(str(run.folder)),
+                    }
+                    if measured_on is MeasuredOn.HELD_OUT
+                    else None,
                 },
             )
         return run

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from attunement.contributions import Contribution
 from attunement.core import Estimate
-from attunement.measuring import Measurement
+from attunement.measuring import MeasuredOn, Measurement
 from attunement.report.contents import (
     Factor,
     Held,
@@ -39,7 +39,7 @@ def reading_of(factors, contributions, log_z):
         factors=tuple(Contribution({}, found, found, found) for found in contributions),
     )
     recipe = Recipe("m", None, 8, (), None, False, tuple(factors), {}, {}, "")
-    return Reading("r", recipe, (), (), (), Outcome(empty, empty, (), None))
+    return Reading("r", recipe, (), (), (), Outcome(empty, empty, (), None, MeasuredOn.EMPTY))
 
 
 @settings(deadline=None, max_examples=40)

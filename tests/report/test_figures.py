@@ -50,9 +50,9 @@ def test_a_long_series_is_thinned_and_keeps_its_range():
 
 @pytest.mark.parametrize("values", [(), (0.5,), (1.0, 1.0), (math.inf,), (0.0, 1e9, 1e-3)])
 def test_a_histogram_of_anything(values):
-    svg = draw_histogram("k", "d", [(0, values)])
+    svg = draw_histogram("k", "d", [(0, values)], "log w", "samples")
     finite = [value for value in values if math.isfinite(value)]
-    assert (">no weights<" in svg) == (not finite)
+    assert (">no finite value<" in svg) == (not finite)
 
 
 def test_a_logarithmic_axis_survives_zeros():

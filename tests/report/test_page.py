@@ -8,6 +8,7 @@ import pytest
 from markupsafe import Markup
 
 from attunement.core import AttunementError, Estimate
+from attunement.measuring import MeasuredOn
 from attunement.recipes import TargetSettings
 from attunement.report import figures, write_report
 from attunement.report.page import MOST_CHARACTERS, MOST_EVALUATIONS, MOST_SAMPLES
@@ -361,3 +362,13 @@ def test_a_browser_renders_the_page_without_complaint(write_run, append_sample, 
     ):
         assert re.search(rf"<h2>{heading}", done.stdout)
     assert "<script" not in done.stdout
+
+
+def test_held_out_figures_are_said_to_be_held_out(write_run, tmp_path):
+    path = tmp_path / "page.html"
+    write_report([write_run(measured_on=MeasuredOn.HELD_OUT)], path)
+    page = path.read_text()
+    assert "fresh samples on held-out contexts" in page
+    assert "The same on the contexts of tuning" in page
+    write_report([write_run("plain")], path)
+    assert "The same on the contexts of tuning" not in path.read_text()

@@ -108,6 +108,7 @@ def test_a_run_of_another_kind_is_an_error(tmp_path):
         ("recipe.json", "command"),
         ("measurement.json", "after"),
         ("measurement.json", "log_weights"),
+        ("measurement.json", "measured_on"),
     ],
 )
 @pytest.mark.parametrize("wrong", [None, 3, [1]])

@@ -1,6 +1,7 @@
 import math
 
 from attunement.core import Estimate
+from attunement.measuring import MeasuredOn
 from attunement.recipes import TargetSettings
 from attunement.report.reading import read_run, read_runs
 from attunement.report.tables import (
@@ -11,6 +12,7 @@ from attunement.report.tables import (
     comparison_table,
     factor_table,
     run_table,
+    tuning_table,
 )
 
 
@@ -84,3 +86,11 @@ def test_a_doubtful_cell_says_why():
     assert infinite.interval == ""
     assert "infinite" in infinite.doubt
     assert cell(None) == NOTHING
+
+
+def test_held_out_figures_stand_apart_from_those_on_the_contexts_of_tuning(write_run):
+    reading = read_run(write_run(measured_on=MeasuredOn.HELD_OUT))
+    shown, seen = lines_of(run_table(reading)), lines_of(tuning_table(reading))
+    assert shown["forward_kl"].cells[1].value == "0.210"
+    assert seen["forward_kl"].cells[1].value == "0.860"
+    assert tuning_table(read_run(write_run("other"))) == ()

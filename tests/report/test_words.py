@@ -160,7 +160,7 @@ def test_training_warnings_count_steps(write_run):
     path.write_text(text.replace('"empty_contexts": 0', '"empty_contexts": 1', 2))
     found = warnings(read_run(run))
     assert any("In 3 of 40 steps Z of some context" in text for text in found)
-    assert any("In 2 of 40 steps some context had no sample" in text for text in found)
+    assert any("In 2 of 40 steps up to 1 contexts never had a sample" in text for text in found)
 
 
 def test_what_the_measurement_said_is_not_said_twice(write_run):

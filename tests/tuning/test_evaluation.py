@@ -80,3 +80,23 @@ def test_a_feature_that_applies_to_no_fresh_sample_is_left_out(base):
 
     problem, state = init(Target(base).tilt(only_of_the_bank, beta=1.0), None, SETTINGS)
     assert "only_of_the_bank" not in evaluate(problem, state).estimates
+
+
+def test_the_distance_is_followed_on_held_out_contexts(conditional):
+    """Steps draw from p alone; what is followed is the distance in q and r, which they left."""
+    held_out = ["q", "r"]
+    problem, state = init(conditional, ["p"], SETTINGS, evaluation_contexts=held_out)
+    for _ in range(5):
+        step(problem, state)
+    support = conditional.base.enumerate(held_out)
+    shape = (len(held_out), -1)
+    log_score = (support.log_prob + conditional.log_potential(support)).reshape(shape)
+    log_policy = state.average.log_prob(support).detach().reshape(shape)
+    exact = float(forward_kl.exact(log_policy, log_score.log_softmax(1))) / len(held_out)
+    found = evaluate(problem, state).estimates["forward_kl"]
+    assert found.n == len(held_out)
+    assert math.isclose(exact, -float(log_score.logsumexp(1).mean()), rel_tol=1e-9)
+    assert abs(found.value - exact) < 0.03
+    moved = (state.policy.module.logits - conditional.base.logits).abs().amax((1, 2)).tolist()
+    assert moved[0] > 0
+    assert moved[1:] == [0, 0]

@@ -1,11 +1,15 @@
+import itertools
+
 import pytest
 import torch
 
-from attunement.divergences import reverse_kl
-from attunement.objectives import Objective
+from attunement.distributions.tabular import Tabular
+from attunement.divergences import DIVERGENCES, alpha, reverse_kl
+from attunement.objectives import Baseline, Objective, has_signal
 from attunement.targets import Target
 from attunement.tuning import TuningSettings, init, step
 from attunement.tuning.drawing import draw
+from attunement.tuning.drawn import Drawn
 from attunement.tuning.learning import lesson
 from attunement.tuning.problem import SAMPLES
 
@@ -100,3 +104,70 @@ def test_the_plain_reward_forgets_the_base(base):
     infos = [step(problem, state) for _ in range(60)]
     assert infos[-1].reward > 0.99
     assert infos[-1].satisfied == infos[-1].reward
+
+
+PROMPTS = ("p", "q", "r")
+ROWS = [*(row for row in DIVERGENCES.values() if row.allows_forbidden), alpha(0.5)]
+
+
+def never_in_r(contexts, texts):
+    return [c.prompt != "r" and "a" in text for c, text in zip(contexts, texts, strict=True)]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("proposal", ["base", "policy", "mixture"])
+@pytest.mark.parametrize(
+    ("baseline", "each"),
+    [(Baseline.NONE, 1), (Baseline.ANALYTIC, 1), (Baseline.LEAVE_ONE_OUT, 2)],
+)
+def test_over_contexts_the_expected_gradient_is_that_of_the_mean_divergence(
+    row, proposal, baseline, each
+):
+    """Every tuple of samples with its probability: Σ_c ∇D_f(π_c‖p_c)/C, to rounding.
+
+    In r nothing is allowed; it adds nothing and counts in C.
+    """
+    generator = torch.Generator().manual_seed(3)
+    base = Tabular.random(3, 2, generator=generator, prompts=PROMPTS)
+    noise = torch.randn(base.logits.shape, generator=generator, dtype=torch.float64)
+    policy = Tabular(base.logits + 0.5 * noise, 2, PROMPTS)
+    target = Target(base).constrain(never_in_r)
+    settings = SMALL.model_copy(update={"divergence": row.name, "baseline": baseline})
+    problem, state = init(target, PROMPTS, settings, policy=policy)
+    support = base.enumerate(PROMPTS)
+    shape = (len(PROMPTS), -1)
+    log_potential = target.log_potential(support)
+    log_score, log_policy = support.log_prob + log_potential, policy.log_prob(support)
+    state.pool.log_sums = log_score.reshape(shape).logsumexp(1)
+    state.pool.counts = torch.ones(len(PROMPTS), dtype=torch.float64)
+    known = log_policy.detach()
+    log_proposal = {
+        "base": support.log_prob,
+        "policy": known,
+        "mixture": (0.5 * (support.log_prob.exp() + known.exp())).log(),
+    }[proposal]
+    size = len(support) // len(PROMPTS)
+    total = torch.zeros((), dtype=torch.float64)
+    for chosen in itertools.product(range(size), repeat=each):
+        rows = (torch.arange(len(PROMPTS))[:, None] * size + torch.tensor(chosen)).flatten()
+        drawn = Drawn(
+            samples=support[rows],
+            context=support.context_index[rows],
+            teaches=has_signal(row, baseline, log_potential[rows]),
+            log_score=log_score[rows],
+            log_policy=known[rows],
+            log_proposal=log_proposal[rows],
+            log_potential=log_potential[rows],
+            reward=torch.zeros(len(rows), dtype=torch.float64),
+        )
+        taught = lesson(problem, state, drawn)
+        assert (taught.empty_contexts, taught.in_batch_partition) == (1, 0)
+        for own in torch.arange(len(rows)).split(each):
+            probability = float(log_proposal[rows[own]].sum().exp())
+            total = total + probability * taught.loss_of(own)
+    (found,) = torch.autograd.grad(total, policy.logits)
+    log_target = log_score.reshape(shape)[:2].log_softmax(1)
+    mean = row.exact(policy.log_prob(support).reshape(shape)[:2], log_target) / len(PROMPTS)
+    (exact,) = torch.autograd.grad(mean, policy.logits)
+    assert bool((found[2] == 0).all())
+    torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-12)

@@ -67,3 +67,12 @@ def test_keep_last_delivers_the_last_average(hard):
     )
     delivered = tune(hard, None, settings).policy
     assert torch.equal(delivered.module.logits, state.average.module.logits)
+
+
+def test_what_is_kept_goes_by_the_held_out_contexts(conditional):
+    """Steps on p alone can't come nearer in q: the weights from before the first step are kept."""
+    tuned = tune(conditional, ["p"], SETTINGS, evaluation_contexts=["q"])
+    assert len({e.estimates["log_z"].n for e in tuned.evaluations}) == 1
+    seen = tune(conditional, ["p"], SETTINGS)
+    assert seen.evaluations[-1].estimates["forward_kl"].value < 0.2
+    assert tuned.evaluations[-1].estimates["forward_kl"].value > 0.2

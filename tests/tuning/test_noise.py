@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -39,7 +41,7 @@ def test_it_is_the_trace_of_the_steps_covariance(hard, baseline, proposal):
         state.step = seed
         found.append(
             gradient_variance(
-                type(problem)(hard, problem.contexts, again, problem.bank, problem.bank_potential),
+                replace(problem, settings=again),
                 state,
             )
         )

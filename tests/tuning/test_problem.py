@@ -122,3 +122,19 @@ def test_a_bank_that_holds_nothing_of_what_is_matched_is_refused(base):
     fitted = target.fit(n=60_000, generator=torch.Generator().manual_seed(0))
     with pytest.raises(AttunementError, match=r"rarest is 0 on all 64 base samples.*--bank-size"):
         init(fitted, None, SMALL.model_copy(update={"bank_size": 64}))
+
+
+def test_partition_functions_are_those_of_the_contexts_of_tuning(conditional):
+    alone, known = init(conditional, ["p"], SMALL)
+    problem, state = init(conditional, ["p"], SMALL, evaluation_contexts=["q", "r"])
+    assert torch.equal(state.pool.log_sums, known.pool.log_sums)
+    assert problem.bank.contexts == problem.evaluation_contexts != problem.contexts
+    assert alone.evaluation_contexts == alone.contexts
+
+
+def test_held_out_contexts_in_which_nothing_is_allowed_are_named(conditional):
+    def only_in_p(contexts, texts):
+        return [c.prompt == "p" for c, _ in zip(contexts, texts, strict=True)]
+
+    with pytest.raises(AttunementError, match="nothing can be measured on the held-out contexts"):
+        init(Target(conditional.base).constrain(only_in_p), ["p"], SMALL, evaluation_contexts=["q"])

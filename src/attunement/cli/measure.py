@@ -16,7 +16,9 @@ from attunement.cli.options import (
     Match,
     MatchEach,
     MaxNewTokens,
+    MaxPrompts,
     Prompt,
+    PromptColumn,
     Prompts,
     Stop,
     StopPreset,
@@ -46,6 +48,8 @@ def measure(
     stop_preset: StopPreset = None,
     prompt: Prompt = None,
     prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
+    max_prompts: MaxPrompts = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 1,
     threads: Threads = None,
     device: Device = None,
@@ -56,13 +60,14 @@ def measure(
     from attunement import jobs
     from attunement.console import print_measurement
     from attunement.distributions.language import require_same_tokens
+    from attunement.measuring import MeasuredOn
     from attunement.measuring import measure as measure_policy
     from attunement.runs import Run, generator_for
 
     begin(threads)
     with usage():
         wanted = target_settings(constrain, floor, match, match_each, tilt, beta)
-        contexts = read_prompts(prompt, prompts)
+        contexts = read_prompts(prompt, prompts, prompt_column, max_prompts, seed)
         is_run = jobs.is_run(model)
         if is_run and (wanted.has_factors or base is not None):
             raise typer.BadParameter("a run has its own base and target: leave those options out")
@@ -73,7 +78,9 @@ def measure(
             )
         wanted.check()
     if is_run:
-        measured = jobs.measure_run(Run.open(model), n, seed)
+        run = Run.open(model)
+        measured = jobs.measure_run(run, n, seed, contexts)
+        own = jobs.measured_on(jobs.read_recipe(run))
     else:
         settings = model_settings(base or model, max_new_tokens, stop, stop_preset, dtype, device)
         generator = generator_for(seed)
@@ -82,7 +89,9 @@ def measure(
         require_same_tokens(loaded, policy, model)
         built = wanted.build(loaded).fit(contexts, generator=generator)
         measured = measure_policy(built, policy, contexts, n=n, generator=generator)
+        own = MeasuredOn.EMPTY
+    on = own if contexts is None else MeasuredOn.GIVEN
     if as_json:
-        print_json(measured.to_json(model))
+        print_json(measured.to_json(model) | {"measured_on": on})
     else:
-        print_measurement(measured)
+        print_measurement(measured, on=on)

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,7 +38,25 @@ Stop = Annotated[list[str] | None, typer.Option(help="A text that ends a complet
 StopPreset = Annotated[str | None, typer.Option(help="A named stop: python-function.")]
 Prompt = Annotated[list[str] | None, typer.Option(help="A context; may be repeated.")]
 Prompts = Annotated[
-    Path | None, typer.Option(help="Contexts: JSONL with a column 'prompt', or one prompt a line.")
+    str | None,
+    typer.Option(
+        metavar="FILE|NAME[:SPLIT]",
+        help="Contexts: JSONL, text, CSV, Parquet, a folder, a data set, tiny-python-signatures.",
+    ),
+]
+PromptColumn = Annotated[str | None, typer.Option(help="The prompts' column [prompt].")]
+MaxPrompts = Annotated[
+    int | None, typer.Option(min=1, help="At most so many prompts, chosen by the seed.")
+]
+EvaluationPrompts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|NAME[:SPLIT]",
+        help="Held-out contexts that the distance is followed and reported on [--prompts].",
+    ),
+]
+MaxEvaluationPrompts = Annotated[
+    int | None, typer.Option(min=1, help="At most so many held-out prompts, chosen by the seed.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads [the machine's cores].")]
 Device = Annotated[str | None, typer.Option(help="Where to compute [a GPU if there is one].")]
@@ -149,16 +166,46 @@ def _numbers(option: str, entries: list[str] | None) -> dict[str, float]:
     return found
 
 
-def read_prompts(prompt: list[str] | None, prompts: Path | None) -> tuple[Context, ...] | None:
-    """The contexts, from the options or from a file; None where there are none."""
+def read_prompts(
+    prompt: list[str] | None,
+    prompts: str | None,
+    column: str | None = None,
+    most: int | None = None,
+    seed: int = 0,
+) -> tuple[Context, ...] | None:
+    """The contexts, from the options or from where they are; None where there are none."""
     from attunement.core import as_contexts
-    from attunement.runs import read_contexts
 
     if prompt and prompts is not None:
         raise typer.BadParameter("give --prompt or --prompts, not both")
-    if prompts is not None:
-        return read_contexts(prompts)
-    return as_contexts(prompt) if prompt else None
+    if prompts is None:
+        if column is not None or most is not None:
+            raise typer.BadParameter("--prompt-column and --max-prompts need --prompts")
+        return as_contexts(prompt) if prompt else None
+    return _read_source(prompts, column, most, seed)
+
+
+def read_evaluation_prompts(
+    prompts: str | None, column: str | None, most: int | None, seed: int
+) -> tuple[Context, ...] | None:
+    """The held-out contexts, whose prompts stand in the same column; None where there are none."""
+    if prompts is None:
+        if most is not None:
+            raise typer.BadParameter("--max-evaluation-prompts needs --evaluation-prompts")
+        return None
+    return _read_source(prompts, column, most, seed)
+
+
+def _read_source(
+    source: str, column: str | None, most: int | None, seed: int
+) -> tuple[Context, ...]:
+    from attunement import processes
+    from attunement.contexts import duplicates, read_contexts
+
+    contexts = read_contexts(source, column, most, seed)
+    if (again := duplicates(contexts)) > 0 and processes.is_main():
+        typer.echo(f"{again} of {len(contexts)} prompts of {source} repeat others", err=True)
+    return contexts
 
 
 def print_json(content: object) -> None:

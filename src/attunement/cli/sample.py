@@ -17,7 +17,9 @@ from attunement.cli.options import (
     Match,
     MatchEach,
     MaxNewTokens,
+    MaxPrompts,
     Prompt,
+    PromptColumn,
     Prompts,
     Stop,
     StopPreset,
@@ -51,6 +53,8 @@ def sample(
     stop_preset: StopPreset = None,
     prompt: Prompt = None,
     prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
+    max_prompts: MaxPrompts = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     threads: Threads = None,
     device: Device = None,
@@ -65,7 +69,7 @@ def sample(
     generator = generator_for(seed)
     with usage():
         wanted = target_settings(constrain, floor, match, match_each, tilt, beta)
-        contexts = read_prompts(prompt, prompts)
+        contexts = read_prompts(prompt, prompts, prompt_column, max_prompts, seed)
         is_run = jobs.is_run(model)
         if is_run and wanted.has_factors:
             raise typer.BadParameter("a run has its own target: use --target, or name a model")

@@ -15,12 +15,16 @@ from attunement.cli.options import (
     Constrain,
     Device,
     Dtype,
+    EvaluationPrompts,
     Floor,
     Json,
     Match,
     MatchEach,
+    MaxEvaluationPrompts,
     MaxNewTokens,
+    MaxPrompts,
     Prompt,
+    PromptColumn,
     Prompts,
     Stop,
     StopPreset,
@@ -30,6 +34,7 @@ from attunement.cli.options import (
     begin,
     model_settings,
     print_json,
+    read_evaluation_prompts,
     read_prompts,
     target_settings,
     usage,
@@ -145,6 +150,10 @@ def tune(
     stop_preset: StopPreset = None,
     prompt: Prompt = None,
     prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
+    max_prompts: MaxPrompts = None,
+    evaluation_prompts: EvaluationPrompts = None,
+    max_evaluation_prompts: MaxEvaluationPrompts = None,
     threads: Threads = None,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -166,7 +175,7 @@ def tune(
         with usage():
             _require_vacant(output_dir)
             if recipe is not None:
-                asked, contexts = _read_again(recipe, output_dir)
+                asked, contexts, held_out = _read_again(recipe, output_dir)
             else:
                 model = model_settings(base, max_new_tokens, stop, stop_preset, dtype, device)
                 target = target_settings(constrain, floor, match, match_each, tilt, beta)
@@ -178,10 +187,14 @@ def tune(
                     proposal_model=proposal_model,
                     adapter=_adapter(context),
                 )
-                contexts = read_prompts(prompt, prompts)
+                contexts = read_prompts(prompt, prompts, prompt_column, max_prompts, seed or 0)
+                held_out = read_evaluation_prompts(
+                    evaluation_prompts, prompt_column, max_evaluation_prompts, seed or 0
+                )
             scorer_of = _scorer_of(asked, recipe)
             asked.check(scorer_of)
-        run = _start(asked, output_dir, contexts, scorer_of)
+            asked.check_contexts(contexts, held_out)
+        run = _start(asked, output_dir, contexts, scorer_of, held_out)
     _conclude(run, as_json)
 
 
@@ -234,15 +247,21 @@ def _adapter(context: typer.Context) -> AdapterSettings | None:
     return AdapterSettings.model_validate(asked) if given else None
 
 
-def _read_again(path: Path, output_dir: Path) -> tuple[TuneRecipe, tuple[Context, ...] | None]:
-    """The recipe of an earlier run, and its contexts."""
+def _read_again(
+    path: Path, output_dir: Path
+) -> tuple[TuneRecipe, tuple[Context, ...] | None, tuple[Context, ...] | None]:
+    """The recipe of an earlier run, its contexts and the held-out ones."""
+    from attunement.contexts import read_contexts
     from attunement.recipes import TuneRecipe
-    from attunement.runs import read_contexts, read_json
+    from attunement.runs import read_json
 
     recipe = TuneRecipe.parse(read_json(path), path)
     command = shlex.join(["attune", "tune", "--recipe", str(path), "--output-dir", str(output_dir)])
-    contexts = None if recipe.prompts is None else read_contexts(path.parent / recipe.prompts)
-    return recipe.model_copy(update={"command": command}), contexts
+    contexts, held_out = (
+        None if file is None else read_contexts(path.parent / file)
+        for file in (recipe.prompts, recipe.evaluation_prompts)
+    )
+    return recipe.model_copy(update={"command": command}), contexts, held_out
 
 
 def _scorer_of(asked: TuneRecipe, recipe: Path | None) -> Callable[[str], Scorer]:
@@ -257,12 +276,13 @@ def _start(
     folder: Path,
     contexts: tuple[Context, ...] | None,
     scorer_of: Callable[[str], Scorer],
+    held_out: tuple[Context, ...] | None,
 ) -> Run:
     from attunement import jobs
     from attunement.console import show_progress
 
     with show_progress(asked.settings.max_steps) as callbacks:
-        return jobs.tune(asked, folder, contexts, callbacks, scorer_of)
+        return jobs.tune(asked, folder, contexts, callbacks, scorer_of, held_out)
 
 
 def _resume(folder: Path) -> Run:
@@ -280,6 +300,7 @@ def _conclude(run: Run, as_json: bool) -> None:
     """Write the page and print what was measured, on the main process."""
     from attunement import jobs, processes
     from attunement.console import print_measurement
+    from attunement.measuring import MeasuredOn
     from attunement.report import write_report
     from attunement.runs import MEASUREMENT, REPORT, read_json
 
@@ -290,6 +311,11 @@ def _conclude(run: Run, as_json: bool) -> None:
     if as_json:
         print_json(read_json(run.folder / MEASUREMENT) | {"report": str(report.resolve())})
     else:
-        before, after = (jobs.read_measurement(run, half) for half in ("before", "after"))
-        print_measurement(after, before)
+        on = jobs.measured_on(jobs.read_recipe(run))
+        for place in (on, MeasuredOn.TUNING) if on is MeasuredOn.HELD_OUT else (on,):
+            before, after = (
+                jobs.read_measurement(run, half, on_tuning=place is not on)
+                for half in ("before", "after")
+            )
+            print_measurement(after, before, on=place)
         typer.echo(f"report: {report.resolve()}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from attunement.core import Estimate
-from attunement.measuring import Measurement
+from attunement.measuring import MeasuredOn, Measurement
 
 Row = Mapping[str, object]
 """A JSON object."""
@@ -157,12 +157,16 @@ class Outcome:
         after: The delivered policy, measured.
         log_weights: log(p/π) of policy samples that the target allows, in nats.
         khat: Pareto k̂ of those weights; None where there is none.
+        measured_on: Which contexts all of this is averaged over.
+        on_tuning: Where those are held out: base and policy on the contexts of tuning.
     """
 
     before: Measurement
     after: Measurement
     log_weights: tuple[float, ...]
     khat: float | None
+    measured_on: MeasuredOn
+    on_tuning: tuple[Measurement, Measurement] | None = None
 
 
 @dataclass(frozen=True)

@@ -119,14 +119,20 @@ def draw_curves(
 
 
 def draw_histogram(
-    key: str, description: str, series: Sequence[tuple[int, Sequence[float]]]
+    key: str,
+    description: str,
+    series: Sequence[tuple[int, Sequence[float]]],
+    across: str,
+    upwards: str,
 ) -> Markup:
-    """Histogram of log(p/π) for each run: π = p would put everything at 0.
+    """Histogram of a number of nats for each run, with a line at 0.
 
     Args:
         key: A name that no other figure of the page has.
         description: What it shows, in words.
-        series: A run's position on the page and its [N] log-weights, in nats.
+        series: A run's position on the page and its [N] numbers, in nats.
+        across: What they are.
+        upwards: What there are shares of.
     """
     figure, axes = new_axes(6.6, 2.7)
     finite = [(run, [v for v in values if math.isfinite(v)]) for run, values in series]
@@ -147,9 +153,9 @@ def draw_histogram(
             )
         axes.axvline(0, color=INK, linewidth=0.9, linestyle=":")
     else:
-        _say(axes, "no weights")
-    axes.set_xlabel("log p(x) − log π(x), nats")
-    axes.set_ylabel("share of samples")
+        _say(axes, "no finite value")
+    axes.set_xlabel(f"{across}, nats")
+    axes.set_ylabel(f"share of {upwards}")
     return to_markup(figure, key, description)
 
 

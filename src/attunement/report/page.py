@@ -16,11 +16,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from attunement.core import AttunementError
+from attunement.report.by_context import ContextTable, context_table
 from attunement.report.contents import Reading, Shown
 from attunement.report.plots import (
     Plot,
     Swatch,
     estimate_plots,
+    partitions,
     plane,
     swatches,
     training_plots,
@@ -35,6 +37,7 @@ from attunement.report.tables import (
     comparison_table,
     factor_table,
     run_table,
+    tuning_table,
 )
 from attunement.report.words import (
     Term,
@@ -43,6 +46,7 @@ from attunement.report.words import (
     satisfies,
     terms,
     verdict,
+    visible,
     warnings,
 )
 from attunement.runs import Run
@@ -53,8 +57,6 @@ MOST_EVALUATIONS = 6
 """Evaluations whose samples the page shows: first, last and some between."""
 MOST_CHARACTERS = 1600
 """Characters of a sample that the page shows."""
-
-_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ class Chapter:
     tiles: tuple[Tile, ...]
     factors: tuple[Group, ...]
     groups: tuple[Group, ...]
+    on_tuning: tuple[Group, ...]
+    contexts: ContextTable | None
     columns: tuple[Column, ...]
     during: tuple[Column, ...]
     settings: tuple[tuple[str, str], ...]
@@ -122,6 +126,7 @@ class Page:
     warnings: tuple[str, ...]
     plane: Plot | None
     weights: Plot | None
+    partitions: Plot | None
     estimates: tuple[Plot, ...]
     training: tuple[Plot, ...]
 
@@ -181,6 +186,7 @@ def _page(readings: Sequence[Reading]) -> Page:
         warnings=comparison_warnings(readings),
         plane=plane(readings),
         weights=weights(readings),
+        partitions=partitions(readings),
         estimates=estimate_plots(readings),
         training=training_plots(readings),
     )
@@ -206,6 +212,8 @@ def _chapter(reading: Reading, swatch: Swatch) -> Chapter:
         tiles=_tiles(reading),
         factors=factor_table(reading),
         groups=run_table(reading),
+        on_tuning=tuning_table(reading),
+        contexts=context_table(reading),
         columns=_columns(reading),
         during=_during(reading),
         settings=tuple(
@@ -284,7 +292,7 @@ def _specimen(reading: Reading, sample: Shown) -> Specimen:
     ]
     cut = [] if sample.finished else ["cut at max_new_tokens"]
     return Specimen(
-        text=sample.text[:MOST_CHARACTERS].translate(_PICTURES),
+        text=visible(sample.text[:MOST_CHARACTERS]),
         left_out=max(0, len(sample.text) - MOST_CHARACTERS),
         mark=mark,
         word=word,

@@ -141,10 +141,38 @@ def weights(readings: Sequence[Reading]) -> Plot | None:
         "weights",
         f"Histogram of the log-weights log p/π of policy samples. {'; '.join(khats)}",
         [(index, outcome.log_weights) for index, outcome in finished],
+        "log p(x) − log π(x)",
+        "samples",
     )
     note = "; ".join(khats) + ". A policy that is the target has all of them at 0."
     title = "Weights of the policy's samples that the target allows"
     return Plot(title, "log p(x)/π(x)", note, svg)
+
+
+def partitions(readings: Sequence[Reading]) -> Plot | None:
+    """The histogram of log Z_c over contexts; None where no run has several."""
+    found = [
+        (index, reading.outcome.after.contexts)
+        for index, reading in enumerate(readings)
+        if reading.outcome is not None and reading.outcome.after.contexts
+    ]
+    if not found:
+        return None
+    notes = []
+    for index, rows in found:
+        of = f"{readings[index].name}: " if len(readings) > 1 else ""
+        bounds = sum(row.log_z.stderr is None for row in rows)
+        known = f", of which {bounds} stand at an upper bound" if bounds else ""
+        notes.append(f"{of}{len(rows)} contexts{known}")
+    svg = draw_histogram(
+        "partitions",
+        f"Histogram of log Z of each context. {'; '.join(notes)}",
+        [(index, [row.log_z.value for row in rows]) for index, rows in found],
+        "log Z_c",
+        "contexts",
+    )
+    note = "; ".join(notes) + ". For a hard constraint Z_c is the share of the base that meets it."
+    return Plot("Partition functions of the contexts", "log Z_c", note, svg)
 
 
 def plane(readings: Sequence[Reading]) -> Plot | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from attunement.core import AttunementError, Estimate
-from attunement.measuring import Measurement
+from attunement.measuring import MeasuredOn, Measurement
 from attunement.report.contents import (
     Evaluation,
     Factor,
@@ -218,13 +218,20 @@ def _shown(row: Row) -> Shown:
 
 def _outcome(content: Row) -> Outcome:
     weights = _mapping(content["log_weights"])
-    khat = weights["khat"]
+    khat, on_tuning = weights["khat"], content["on_contexts_of_tuning"]
     return Outcome(
         before=Measurement.from_json(_mapping(content["before"])),
         after=Measurement.from_json(_mapping(content["after"])),
         log_weights=tuple(_number(value) for value in _list(weights["values"])),
         khat=None if khat is None else _number(khat),
+        measured_on=MeasuredOn(str(content["measured_on"])),
+        on_tuning=None if on_tuning is None else _both(_mapping(on_tuning)),
     )
+
+
+def _both(content: Row) -> tuple[Measurement, Measurement]:
+    before, after = (Measurement.from_json(_mapping(content[half])) for half in ("before", "after"))
+    return before, after
 
 
 def _estimates(content: object) -> dict[str, Estimate]:

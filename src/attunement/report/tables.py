@@ -107,9 +107,19 @@ def factor_table(reading: Reading) -> tuple[Group, ...]:
 
 def run_table(reading: Reading) -> tuple[Group, ...]:
     """Base, policy and target of a finished run; nothing for an unfinished one."""
-    if reading.outcome is None:
+    return () if reading.outcome is None else _groups(reading, reading.outcome)
+
+
+def tuning_table(reading: Reading) -> tuple[Group, ...]:
+    """The same on the contexts of tuning; nothing where those are what `run_table` shows."""
+    if reading.outcome is None or reading.outcome.on_tuning is None:
         return ()
-    outcome, after = reading.outcome, reading.outcome.after
+    before, after = reading.outcome.on_tuning
+    return _groups(reading, replace(reading.outcome, before=before, after=after))
+
+
+def _groups(reading: Reading, outcome: Outcome) -> tuple[Group, ...]:
+    after = outcome.after
     features = tuple(
         Line(
             name,

@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from attunement.averaging import LEAST_ESS
 from attunement.core import Estimate
-from attunement.estimators import LEAST_ESS
 from attunement.evidence import KHAT_LIMIT
 from attunement.measuring import Measurement
 from attunement.report.contents import Factor, Kind, Reading, Shown
@@ -49,6 +49,14 @@ class Term:
     sentence: str
 
 
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+
+
+def visible(text: str) -> str:
+    """A text from outside, with control characters shown as pictures of themselves."""
+    return text.translate(_PICTURES)
+
+
 def number(value: float, like: float | None = None) -> str:
     """A value with three decimals or four significant figures, with a typographic minus.
 
@@ -70,8 +78,9 @@ def number(value: float, like: float | None = None) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """The 95 % interval, or nothing where there is none."""
-    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+    """The 95 % interval, open at one end for a bound, or nothing where there is none."""
+    ends = (estimate.low, estimate.high)
+    if not math.isfinite(estimate.value) or not any(map(math.isfinite, ends)):
         return ""
     return f"[{number(estimate.low, estimate.value)}, {number(estimate.high, estimate.value)}]"
 
@@ -310,9 +319,11 @@ def _training_warnings(reading: Reading) -> Iterator[str]:
             "only, which biases those steps."
         )
     if (empty := sum(step.empty_contexts > 0 for step in steps)) > 0:
+        most = max(step.empty_contexts for step in steps)
         yield (
-            f"In {empty} of {len(steps)} steps some context had no sample that satisfies the "
-            "constraint; it added nothing to the gradient."
+            f"In {empty} of {len(steps)} steps up to {most} contexts never had a sample that "
+            "satisfies the constraint, so that nothing is known of their Z; they added nothing to "
+            "the gradient. Raise --bank-size, loosen the constraint or give it a floor."
         )
     doubtful: dict[str, list[int]] = {}
     for evaluation in reading.evaluations:

@@ -41,8 +41,9 @@ def evaluate(problem: Problem, state: TuningState) -> Evaluation:
     """Estimate where the averaged policy stands."""
     settings, target = problem.settings, problem.target
     generator = generator_for(settings.seed, EVALUATION, state.step)
-    each = max(2, settings.evaluation_size // len(problem.contexts))
-    fresh = state.average.sample(problem.contexts, each, generator=generator)
+    contexts = problem.evaluation_contexts
+    each = max(2, settings.evaluation_size // len(contexts))
+    fresh = state.average.sample(contexts, each, generator=generator)
     scores = target.features(fresh)
     evidence = _evaluation_evidence(problem, state, fresh, target.log_potential(fresh, scores))
     rows = (forward_kl, jensen_shannon, total_variation)

@@ -72,6 +72,7 @@ def tune(
     *,
     policy: Trainable | None = None,
     proposal: Distribution | None = None,
+    evaluation_contexts: Sequence[Context | str] | None = None,
 ) -> Tuned:
     """Tune a copy of the target's base (or a given policy) in memory.
 
@@ -83,6 +84,7 @@ def tune(
         settings: The settings; the defaults where None.
         policy: Where to start; it is changed in place.
         proposal: What is drawn from where the settings say `other`.
+        evaluation_contexts: Held-out contexts to follow the distance on, see `init`.
 
     Raises:
         AttunementError: See `init`.
@@ -92,7 +94,14 @@ def tune(
         raise AttunementError(
             "a sharded policy is put together on disk: tune it with jobs.tune or attune tune"
         )
-    problem, state = init(target, contexts, settings, policy=policy, proposal=proposal)
+    problem, state = init(
+        target,
+        contexts,
+        settings,
+        policy=policy,
+        proposal=proposal,
+        evaluation_contexts=evaluation_contexts,
+    )
     evaluations: list[Evaluation] = []
     kept = state.average.copy()
 

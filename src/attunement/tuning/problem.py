@@ -34,7 +34,7 @@ from attunement.tuning.partition import PartitionPool
 from attunement.tuning.rewards import require_reward
 from attunement.tuning.settings import Proposal, TuningSettings
 
-BANK, CONTEXTS, SAMPLES, EVALUATION, NOISE = range(5)
+BANK, CONTEXTS, SAMPLES, EVALUATION, NOISE, EVALUATION_BANK = range(6)
 """The purposes that random streams are derived for."""
 
 
@@ -44,15 +44,17 @@ class Problem:
 
     Attributes:
         target: A fitted target.
-        contexts: C contexts.
+        contexts: C contexts, those that steps draw from.
+        evaluation_contexts: Those that the distance is followed on; the same, or held-out ones.
         settings: The settings.
         divergence: The settings' row of the table.
-        bank: Base samples for the evaluations.
+        bank: Base samples of the evaluation contexts, for the evaluations.
         bank_potential: [N] the target's log-potential of the bank.
     """
 
     target: Target
     contexts: tuple[Context, ...]
+    evaluation_contexts: tuple[Context, ...]
     settings: TuningSettings
     bank: Samples
     bank_potential: Tensor
@@ -95,6 +97,7 @@ def init(
     *,
     policy: Trainable | None = None,
     proposal: Distribution | None = None,
+    evaluation_contexts: Sequence[Context | str] | None = None,
 ) -> tuple[Problem, TuningState]:
     """Check everything that can be checked, draw the bank and make the first state.
 
@@ -104,6 +107,8 @@ def init(
         settings: The settings.
         policy: Where to start; a copy of the base by default.
         proposal: What is drawn from where the settings say `other`.
+        evaluation_contexts: Held-out contexts to follow the distance on; those of the steps where
+            None.
 
     Raises:
         AttunementError: The divergence is infinite under a hard constraint, the target isn't
@@ -120,19 +125,13 @@ def init(
     require_same_outcomes(target.base, policy)
     _require_token_wise(settings, target.base, policy)
     _require_given(settings, target, proposal)
-    each = max(2, settings.bank_size // len(contexts))
-    bank = target.base.sample(contexts, each, generator=generator_for(settings.seed, BANK))
-    features = target.features(bank)
-    require_applicable(features)
-    _require_seen(target, features)
-    potential = target.log_potential(bank, features)
-    if bool(torch.isneginf(potential).all()):
-        raise AttunementError(
-            f"{target.why_nothing_is_allowed(bank)}, so there is nothing to learn from: loosen it, "
-            "give it a floor (--floor 0.01) or raise --bank-size"
-        )
+    bank, potential = _bank(target, contexts, settings, BANK)
     pool = PartitionPool.empty(len(contexts))
     pool.add(bank.context_index, potential)
+    held_out = contexts
+    if evaluation_contexts is not None:
+        held_out = as_contexts(evaluation_contexts)
+        bank, potential = _bank(target, held_out, settings, EVALUATION_BANK)
     average = policy.copy()
     drawn_from = _first_proposal(settings, policy, proposal)
     if settings.fully_shard:
@@ -145,7 +144,30 @@ def init(
         proposal=drawn_from,
         pool=pool,
     )
-    return Problem(target, contexts, settings, bank, potential), state
+    return Problem(target, contexts, held_out, settings, bank, potential), state
+
+
+def _bank(
+    target: Target, contexts: tuple[Context, ...], settings: TuningSettings, purpose: int
+) -> tuple[Samples, Tensor]:
+    """Base samples of every context, and the target's log-potential [N] of them."""
+    each = max(2, settings.bank_size // len(contexts))
+    bank = target.base.sample(contexts, each, generator=generator_for(settings.seed, purpose))
+    features = target.features(bank)
+    require_applicable(features)
+    _require_seen(target, features)
+    potential = target.log_potential(bank, features)
+    if bool(torch.isneginf(potential).all()):
+        end = (
+            "so there is nothing to learn from"
+            if purpose == BANK
+            else "so nothing can be measured on the held-out contexts"
+        )
+        raise AttunementError(
+            f"{target.why_nothing_is_allowed(bank)}, {end}: loosen it, give it a floor "
+            "(--floor 0.01) or raise --bank-size"
+        )
+    return bank, potential
 
 
 def require_finite(settings: TuningSettings, hard: bool) -> None:
