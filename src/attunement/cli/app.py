@@ -15,6 +15,7 @@ import typer
 from attunement.cli.doctor import doctor
 from attunement.cli.measure import measure
 from attunement.cli.report import report
+from attunement.cli.reproduce import reproduce
 from attunement.cli.sample import sample
 from attunement.cli.tune import tune
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     help="Say what you want from a language as a target distribution, move it there, and know "
     "how far away it still is.",
 )
-for command in (tune, sample, measure, report, doctor):
+for command in (tune, sample, measure, report, reproduce, doctor):
     app.command()(command)
 
 _INTERRUPTED = 130
