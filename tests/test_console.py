@@ -26,6 +26,8 @@ def test_every_figure_and_warning_is_printed(measured, capsys):
     assert "before" in printed
     assert "after" in printed
     assert "reverse_kl is infinite" in printed
+    assert "log factor, nats" in printed
+    assert "forbids" in printed
 
 
 def test_without_a_before_there_is_one_column(measured, capsys):

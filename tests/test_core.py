@@ -30,7 +30,7 @@ def letters(rows: object) -> list[str]:
 
 
 @st.composite
-def samples(draw: st.DrawFn, outcomes: Outcomes = OUTCOMES) -> Samples:
+def samples(draw: st.DrawFn, outcomes: Outcomes = OUTCOMES, encoder: bool | None = None) -> Samples:
     count = draw(st.integers(0, 5))
     width = draw(st.integers(1, 6))
     prompts = draw(st.lists(st.text("xyz", max_size=3), min_size=1, max_size=3, unique=True))
@@ -40,6 +40,7 @@ def samples(draw: st.DrawFn, outcomes: Outcomes = OUTCOMES) -> Samples:
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
     mask = torch.arange(width) < lengths.unsqueeze(1)
     tokens = torch.randint(1, 8, (count, width), generator=generator) * mask
+    encoded = draw(st.booleans()) if encoder is None else encoder
     return Samples(
         tokens=tokens,
         mask=mask,
@@ -50,6 +51,7 @@ def samples(draw: st.DrawFn, outcomes: Outcomes = OUTCOMES) -> Samples:
         finished=torch.rand(count, generator=generator) < 0.5,
         outcomes=outcomes,
         decoder=letters,
+        source_tokens=tuple(tuple(map(ord, prompt)) for prompt in prompts) if encoded else (),
     )
 
 
@@ -60,6 +62,7 @@ def rows(found: Samples) -> list[tuple[object, ...]]:
             [tuple(row) for row in found.token_lists],
             [(context.prompt, context.columns["length"]) for context in found.sample_contexts],
             [found.context_tokens[index] for index in found.context_index.tolist()],
+            [found.source_tokens[index : index + 1] for index in found.context_index.tolist()],
             found.log_prob.tolist(),
             found.finished.tolist(),
             found.texts,
@@ -86,7 +89,11 @@ def test_indexing_is_that_of_the_rows(found: Samples, data: st.DataObject):
         assert rows(found[index]) == [whole[at] for at in index]
 
 
-@given(parts=st.lists(samples(), min_size=1, max_size=4))
+@given(
+    parts=st.booleans().flatmap(
+        lambda encoder: st.lists(samples(encoder=encoder), min_size=1, max_size=4)
+    )
+)
 @settings(deadline=None)
 def test_concatenation_is_that_of_the_rows(parts: list[Samples]):
     joined = Samples.concatenate(parts)
@@ -139,6 +146,9 @@ def test_concatenation_errors():
         Samples.concatenate([])
     with pytest.raises(AttunementError, match="different outcomes"):
         Samples.concatenate([found, other])
+    read = replace(found, source_tokens=((1,),))
+    with pytest.raises(AttunementError, match="with an encoder and of one without"):
+        Samples.concatenate([found, read])
 
 
 def test_stop_strings_are_cut_from_texts_and_full_texts():

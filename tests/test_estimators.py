@@ -372,3 +372,16 @@ def test_divergences_do_not_depend_on_the_scale_of_the_score(row: Divergence):
     first, second = (estimators.divergence(e, row) for e in (evidence, scaled))
     assert second.value == pytest.approx(first.value, rel=1e-9)
     assert second.stderr == pytest.approx(first.stderr, rel=1e-9)
+
+
+def test_a_mean_where_a_feature_applies_is_that_of_the_restricted_target():
+    generator = torch.Generator().manual_seed(0)
+    log_potential = torch.randn(500, generator=generator, dtype=torch.float64)
+    feature = torch.randn(500, generator=generator, dtype=torch.float64)
+    rows = torch.rand(500, generator=generator) < 0.3
+    zeros = torch.zeros(500, dtype=torch.float64)
+    evidence = Evidence(zeros, zeros, zeros, log_potential, zeros.long(), zeros.long())
+    found = estimators.moment_where(evidence, feature, rows)
+    weights = log_potential.exp() * rows
+    assert math.isclose(found.value, float(weights @ feature / weights.sum()), rel_tol=1e-9)
+    assert found.n == 500

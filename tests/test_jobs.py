@@ -5,17 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from attunement import jobs, runs
 from attunement.core import AttunementError, Context
 from attunement.distributions.tabular import Tabular
 from attunement.jobs import Callbacks
 from attunement.recipes import ModelSettings, TargetSettings, TuneRecipe
+from attunement.report import write_report
 from attunement.runs import METRICS, SAMPLES, Run
-from attunement.scorers import parse_scorer
+from attunement.scorers import as_scorer, parse_scorer, scorers_of
 from attunement.targets import Target
-from attunement.tuning import TuningSettings, evaluate, init
+from attunement.tuning import Keep, TuningSettings, evaluate, init
 
 SETTINGS = TuningSettings(
     max_steps=4, batch_size=16, bank_size=64, evaluation_size=16, evaluate_every=2, save_every=2
@@ -208,6 +209,66 @@ def test_a_users_scorer_travels_with_the_run(tmp_path):
     assert set(measured.policy) == {spec}
 
 
+def test_a_users_lists_travel_with_the_run_and_its_recipe(tmp_path):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/words.txt").write_text("self\nreturn\n")
+    (tmp_path / "lists/terms.tsv").write_text("use\tself\n")
+    specs = [
+        f"lexicon:{tmp_path}/lists/words.txt",
+        f"glossary:{tmp_path}/lists/terms.tsv,column=text",
+    ]
+    contexts = (Context("def f(", {"text": "use it"}),)
+    asked = RECIPE.model_copy(
+        update={
+            "target": TargetSettings(tilt=dict.fromkeys(specs, 1.0), beta=1.0),
+            "settings": SETTINGS.model_copy(update={"max_steps": 1}),
+        }
+    )
+    run = jobs.tune(asked, tmp_path / "run", contexts)
+    shutil.rmtree(tmp_path / "lists")
+    recipe, target, _ = jobs.open_target(run)
+    assert [scorer.name for scorer in target.scorers] == specs
+    scorer_of = scorers_of(run.folder, recipe.scorer_files)
+    recipe.check(scorer_of)
+    again = jobs.tune(recipe, tmp_path / "again", contexts, scorer_of=scorer_of)
+    assert jobs.read_recipe(again).scorer_files == recipe.scorer_files
+    assert all(torch.equal(t, weights(run)[name]) for name, t in weights(again).items())
+
+
+REWARD_FILE = """
+def brief(prompts, completions, task, **columns):
+    pairs = zip(task, completions, strict=True)
+    return [2.0 + (len(text) < 30) if name == "brief" else None for name, text in pairs]
+"""
+
+
+def test_a_reward_that_says_nothing_of_some_samples_is_left_out_and_counted(tmp_path):
+    (tmp_path / "mine.py").write_text(REWARD_FILE)
+    spec = f"{tmp_path / 'mine.py'}:brief"
+    contexts = (Context("def f(", {"task": "brief"}), Context("def g(", {"task": "other"}))
+    asked = RECIPE.model_copy(
+        update={
+            "target": TargetSettings(tilt={spec: 1.0}, beta=1.0),
+            "settings": SETTINGS.model_copy(update={"samples_per_context": 16}),
+        }
+    )
+    run = jobs.tune(asked, tmp_path / "run", contexts)
+    measured = jobs.read_measurement(run, "after")
+    half = measured.n // 2
+    assert f"{spec}: not applicable to {half} of {measured.n} samples" in measured.warnings
+    shown = [row for row in run.rows(SAMPLES) if row["when"] == "before"]
+    assert {row["features"][spec] is None for row in shown if row["context"] == 1} == {True}
+    values = [row["features"][spec] for row in shown if row["context"] == 0]
+    assert set(values) <= {2.0, 3.0}
+    for table in (measured.base, measured.policy, measured.target):
+        assert 2 <= table[spec].value <= 3
+    evaluations = [row["estimates"] for row in run.rows(METRICS) if "estimates" in row]
+    assert all(2 <= row[spec]["value"] <= 3 and row[spec]["n"] == 8 for row in evaluations)
+    write_report([run], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"not applicable to {half} of {measured.n} samples" in page
+
+
 def test_the_recipe_keeps_what_the_base_decided(tmp_path):
     model = ModelSettings(base="tiny-python")
     settings = SETTINGS.model_copy(update={"max_steps": 1})
@@ -222,6 +283,98 @@ def test_contexts_are_kept(tmp_path):
     asked = RECIPE.model_copy(update={"settings": SETTINGS.model_copy(update={"max_steps": 1})})
     run = jobs.tune(asked, tmp_path / "run", contexts)
     assert jobs.contexts_of(run) == contexts
+
+
+EACH = RECIPE.model_copy(
+    update={
+        "target": TargetSettings(match_each={"regex:self": 0.3}, match={"length": 11.5}),
+        "settings": SETTINGS.model_copy(update={"max_steps": 2}),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory) -> Run:
+    contexts = (Context("def f("), Context("def get(", {"row": 1}))
+    return jobs.tune(EACH, tmp_path_factory.mktemp("runs") / "held", contexts)
+
+
+def test_moments_held_in_every_context_travel_with_the_run(held):
+    recipe, target, contexts = jobs.open_target(held)
+    found = target.lambdas_["regex:self"]
+    assert found.contexts == contexts
+    assert found.values == tuple(row.lambdas["regex:self"] for row in recipe.context_fits)
+    assert [row.context for row in recipe.context_fits] == [0, 1]
+    assert target.lambdas_["length"] == recipe.lambdas["length"]
+    assert set(recipe.moments) == {"regex:self", "length"}
+    assert all(set(row.moments) == {"regex:self"} for row in recipe.context_fits)
+    assert 0 < recipe.fit_ess <= 512
+    measured = jobs.measure_run(held, 128, seed=3)
+    assert set(measured.policy) == {"regex:self", "length"}
+    card = (held.policy_folder / "README.md").read_text(encoding="utf-8")
+    assert "match `regex:self` = 0.3 in each of 2 contexts" in card
+
+
+def test_a_context_that_lambda_was_not_fitted_on_is_an_error(held):
+    _, target, _ = jobs.open_target(held)
+    other = target.base.sample(["def h("], 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(AttunementError, match=r"no λ for the context 'def h\('"):
+        target.log_potential(other)
+
+
+def test_contexts_that_were_edited_are_found(held, tmp_path):
+    shutil.copytree(held.folder, tmp_path / "edited")
+    run = Run.open(tmp_path / "edited")
+    path = run.folder / runs.CONTEXTS
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([lines[0], lines[1].replace("1", "2")]), encoding="utf-8")
+    with pytest.raises(AttunementError, match=r"context 1 \('def get\('\) isn't the one that λ"):
+        jobs.open_target(run)
+    path.write_text(lines[0], encoding="utf-8")
+    with pytest.raises(AttunementError, match="fitted on 2 contexts and there are 1"):
+        jobs.open_target(run)
+
+
+def test_a_policy_that_a_run_starts_from_lends_its_samples_to_the_fit(finished, tmp_path):
+    target = TargetSettings(match={"regex:self": 0.5})
+    asked = RECIPE.model_copy(
+        update={"target": target, "settings": SETTINGS.model_copy(update={"max_steps": 1})}
+    )
+    plain = jobs.tune(asked, tmp_path / "plain")
+    start = asked.model_copy(update={"policy": str(finished.folder)})
+    sentences = []
+    refined = jobs.tune(start, tmp_path / "refined", callbacks=Callbacks(sentences.append))
+    first, then = (jobs.read_recipe(run).lambdas["regex:self"] for run in (plain, refined))
+    assert first != then
+    generator = runs.generator_for(SETTINGS.seed, jobs._FIT)
+    base, policy = RECIPE.model.load(), jobs.open_policy(finished)
+    again = target.build(base).fit(None, n=256, proposal=policy, generator=generator)
+    assert again.lambdas_["regex:self"] == then
+    assert any("regex:self = 0.5: λ = " in sentence for sentence in sentences)
+    assert any("effective samples" in sentence for sentence in sentences)
+
+
+def test_a_model_with_an_encoder_is_tuned_killed_and_resumed(t5_folder, tmp_path):
+    asked = RECIPE.model_copy(
+        update={
+            "model": ModelSettings(base=str(t5_folder), max_new_tokens=6),
+            "target": TargetSettings(constrain=("contains:d",), floor=0.1),
+            "settings": SETTINGS.model_copy(update={"learning_rate": 1e-2, "keep": Keep.LAST}),
+        }
+    )
+    contexts = (Context("abc"), Context(""), Context("ddddllkk"))
+    whole = jobs.tune(asked, tmp_path / "whole", contexts)
+    with pytest.raises(KilledError):
+        jobs.tune(asked, tmp_path / "killed", contexts, killer(3))
+    killed = jobs.resume(tmp_path / "killed")
+    assert all(torch.equal(t, weights(whole)[name]) for name, t in weights(killed).items())
+    policy = jobs.open_policy(whole)
+    model = AutoModelForSeq2SeqLM.from_pretrained(whole.policy_folder)
+    for name, tensor in policy.module.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+    base = jobs.open_target(whole)[1].base.module.state_dict()
+    moved = {n for n, t in policy.module.state_dict().items() if not torch.equal(t, base[n])}
+    assert {name.partition(".")[0] for name in moved} >= {"encoder", "decoder"}
 
 
 @pytest.mark.parametrize(("floor", "word"), [(None, "exact"), (0.5, "exact")])
@@ -240,6 +393,20 @@ def test_a_tilt_is_drawn_from_nearly_and_says_so():
     samples, note = jobs.draw_from(target, None, 50, 0.2, torch.Generator().manual_seed(1))
     assert len(samples) == 50
     assert "quasi-rejection samples: total variation" in note
+
+
+@pytest.mark.parametrize("add", [lambda t, s: t.constrain(s), lambda t, s: t.tilt(s, 2.0)])
+def test_samples_that_a_factor_says_nothing_of_are_counted(add):
+    base = Tabular.random(4, 3, generator=torch.Generator().manual_seed(0))
+
+    def long(texts: list[str]) -> list[float | None]:
+        return [float("a" in text) if len(text) > 1 else None for text in texts]
+
+    target = add(Target(base), as_scorer(long))
+    samples, note = jobs.draw_from(target, None, 50, 0.2, torch.Generator().manual_seed(1))
+    short = sum(len(text) <= 1 for text in samples.texts)
+    assert 0 < short < 50
+    assert note.endswith(f"; long: not applicable to {short} of 50 samples")
 
 
 def test_what_is_no_run_is_said(tmp_path):

@@ -410,3 +410,9 @@ def test_the_seed_decides():
     )
     assert first == again
     assert first != other
+
+
+def test_a_scorer_of_the_target_that_applies_to_nothing_is_an_error():
+    target = Target(language()).tilt(lambda texts: [None] * len(texts), beta=1.0)
+    with pytest.raises(AttunementError, match=r"<lambda> applies to none of 400 samples"):
+        measure(target, target.base, n=400, generator=seeded())

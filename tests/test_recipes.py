@@ -3,8 +3,8 @@ import torch
 from pydantic import ValidationError
 
 from attunement.core import AttunementError, Stop
+from attunement.factors import Constraint, Moment, MomentEach, Tilt
 from attunement.recipes import ModelSettings, TargetSettings, TuneRecipe
-from attunement.targets import Constraint, Moment, Tilt
 from attunement.tuning import TuningSettings
 
 TINY = ModelSettings(base="tiny-python")
@@ -24,15 +24,17 @@ def test_the_target_is_built_in_order():
         constrain=("compiles",),
         floor=0.1,
         match={"has_docstring": 0.5},
+        match_each={"finished": 0.4},
         tilt={"length": 2.0},
         beta=3,
     )
     target = settings.build(TINY.load())
     kinds = [type(factor) for factor in target.factors]
-    assert kinds == [Constraint, Moment, Tilt]
-    assert [row["scorer"] for row in target.describe()] == ["compiles", "has_docstring", "length"]
+    assert kinds == [Constraint, Moment, MomentEach, Tilt]
+    names = ["compiles", "has_docstring", "finished", "length"]
+    assert [row["scorer"] for row in target.describe()] == names
     assert target.describe()[0]["floor"] == 0.1
-    assert target.describe()[2] == {
+    assert target.describe()[3] == {
         "kind": "tilt",
         "scorer": "length",
         "beta": 3.0,
@@ -79,6 +81,8 @@ def test_a_tilt_without_beta_is_not_built():
         ({"match": {"length": 3}, "floor": 0.1}, "--floor has no use without --constrain"),
         ({"tilt": {"length": 1}}, "--tilt and --beta need each other"),
         ({"constrain": ("compiles",), "beta": 1}, "--tilt and --beta need each other"),
+        ({"constrain": ("compiles",), "match": {"compiles": 0.5}}, "compiles is constrained to be"),
+        ({"match": {"length": 3}, "match_each": {"length": 3}}, "length is in match and in match_"),
     ],
 )
 def test_check_finds_what_is_wrong_without_a_model(target, sentence):

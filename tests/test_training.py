@@ -1,4 +1,5 @@
 import copy
+import json
 import math
 from itertools import pairwise
 
@@ -315,3 +316,55 @@ def test_damaged_files_are_named_with_the_mend(tmp_path, name, damage):
 def test_settings_are_checked(wrong):
     with pytest.raises(ValidationError):
         OptimizerSettings(**wrong)
+
+
+SEVERAL = """
+import copy, json, sys, torch
+torch.set_num_threads(1)
+from transformers import GPT2Config, GPT2LMHeadModel
+from attunement import processes, sharding, training
+
+processes.join()
+torch.manual_seed(0)
+config = GPT2Config(n_layer=2, n_head=2, n_embd=8, vocab_size=11, n_positions=8)
+module = GPT2LMHeadModel(config).eval()
+if not processes.is_main():  # every process starts from the main one's parameters
+    torch.nn.init.zeros_(module.lm_head.weight)
+average = copy.deepcopy(module)
+if sys.argv[1] == "sharded":
+    for network in (module, average):
+        for parameter in network.parameters():
+            processes.make_common([parameter.data])
+        sharding.shard(network)
+settings = training.OptimizerSettings(learning_rate=0.01, warmup_steps=0, max_grad_norm=0.5)
+state = training.start_training(module, average, settings)
+tokens = torch.randint(11, (5, 6), generator=torch.Generator().manual_seed(1))
+
+def loss_of(rows):
+    return module(tokens[rows], labels=tokens[rows]).loss * len(rows) / 5
+
+found = []
+for split in ([0, 1], [2], [3, 4]), ([0, 1, 2, 3, 4],), ([0], [1, 2, 3], [4]):
+    info = training.update(state, [torch.tensor(rows) for rows in split], loss_of, settings)
+    found.append([info.loss, info.gradient_norm])
+weights = {n: sharding.full(p.detach()) for n, p in average.named_parameters()}
+norm = float(sum(w.double().square().sum() for w in weights.values()))
+moments = state.optimizer.state_dict()["state"][0]["exp_avg"]
+found.append([norm, float(sharding.full(moments).double().square().sum())])
+print(json.dumps(found))
+processes.wait()
+processes.leave()
+"""
+
+
+@pytest.fixture(scope="module")
+def one_process(launch) -> list[list[float]]:
+    return json.loads(launch("-c", SEVERAL, "repeated", count=1)[0])
+
+
+@pytest.mark.parametrize("kind", ["repeated", "sharded"])
+def test_several_processes_make_the_same_updates(launch, one_process, kind):
+    """Parts that can't be shared out evenly, fewer parts than processes, clipping, averages."""
+    for out in launch("-c", SEVERAL, kind):
+        for found, expected in zip(json.loads(out), one_process, strict=True):
+            assert found == pytest.approx(expected, rel=1e-5)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         Trainable,
     )
     from attunement.distributions.causal import Causal
+    from attunement.distributions.models import load
+    from attunement.distributions.seq2seq import Seq2Seq
     from attunement.distributions.tabular import Tabular
     from attunement.divergences import DIVERGENCES, Divergence, alpha, parse_divergence
     from attunement.evidence import Evidence
@@ -50,7 +52,9 @@ _ROOMS = {
     "Trainable": "core",
     "Scorer": "core",
     # Models.
+    "load": "distributions.models",
     "Causal": "distributions.causal",
+    "Seq2Seq": "distributions.seq2seq",
     "Tabular": "distributions.tabular",
     # What is wanted.
     "as_scorer": "scorers",

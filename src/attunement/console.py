@@ -6,7 +6,7 @@ reads stays clean.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -20,8 +20,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from attunement import processes
+from attunement.contributions import Contribution
 from attunement.core import Estimate
-from attunement.jobs import Callbacks
+from attunement.jobs import SILENT, Callbacks
 from attunement.measuring import Measurement
 from attunement.tuning import Evaluation, StepInfo
 
@@ -30,9 +32,14 @@ from attunement.tuning import Evaluation, StepInfo
 def show_progress(max_steps: int) -> Iterator[Callbacks]:
     """Callbacks that draw a bar with the current estimates, or plain lines where no one looks.
 
+    Of several processes only the main one draws.
+
     Args:
         max_steps: Steps of the whole run.
     """
+    if not processes.is_main():
+        yield SILENT
+        return
     console = Console(stderr=True, highlight=False)
     columns = (
         TextColumn("{task.description}"),
@@ -60,7 +67,7 @@ def show_progress(max_steps: int) -> Iterator[Callbacks]:
 
 
 def print_measurement(measured: Measurement, before: Measurement | None = None) -> None:
-    """A table of features, one of distances (beside those from before), and every warning."""
+    """A table of features, one of factors, one of distances, and every warning."""
     table = Table(f"{measured.n} samples", "base", "policy", "target")
     sides = ("base", "policy", "target")
     rates = (measured.base, measured.policy, measured.target)
@@ -70,6 +77,8 @@ def print_measurement(measured: Measurement, before: Measurement | None = None) 
     for name in statistics[1]:
         table.add_row(name, *(_cell(column.get(name)) for column in statistics))
     _print(table)
+    if measured.factors:
+        _print(_factor_table(measured.factors))
     columns = {"now": measured} if before is None else {"before": before, "after": measured}
     distances = Table("nats", *columns)
     for name in measured.divergences:
@@ -78,6 +87,19 @@ def print_measurement(measured: Measurement, before: Measurement | None = None) 
     _print(distances)
     for text in measured.warnings:
         Console(highlight=False, soft_wrap=True).print(f"warning: {text}", style="yellow")
+
+
+def _factor_table(factors: Sequence[Contribution]) -> Table:
+    """E[log factor] of each factor; the share that it forbids where that is minus infinity."""
+    table = Table("log factor, nats", "base", "policy", "target")
+    for does in factors:
+        name = f"{does.factor['kind']} {does.factor['scorer']}"
+        if does.forbids_base is None:
+            table.add_row(name, str(does.base), str(does.policy), str(does.target))
+        else:
+            shares = (does.forbids_base, does.forbids_policy)
+            table.add_row(name, *(f"forbids {_cell(share)}" for share in shares), "0")
+    return table
 
 
 def _print(table: Table) -> None:

@@ -194,11 +194,14 @@ class Samples:
         mask: [N, T] bool, true on completion tokens, the end token included.
         context_index: [N] int64, the row of `contexts` that each sample belongs to.
         contexts: The C contexts.
-        context_tokens: The token ids of each context, C rows; the start token is part of them.
+        context_tokens: The token ids that the completions of each context go on from, C rows; the
+            start token is part of them.
         log_prob: [N] float64, in nats, under the distribution that drew them.
         finished: [N] bool, false where the completion was cut at `max_new_tokens`.
         outcomes: The sample space that they were drawn from.
         decoder: Token ids to text, or None where the tokens stand for no text.
+        source_tokens: The token ids that an encoder reads of each context, C rows; none where the
+            model has no encoder and the completion goes on from the context itself.
     """
 
     tokens: Tensor
@@ -210,6 +213,7 @@ class Samples:
     finished: Tensor
     outcomes: Outcomes
     decoder: Decoder | None = field(default=None, repr=False, compare=False)
+    source_tokens: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -248,7 +252,10 @@ class Samples:
 
     @cached_property
     def full_texts(self) -> list[str]:
-        """Context and completion decoded at once (a token may straddle), cut like `texts`."""
+        """Context and completion decoded at once (a token may straddle), cut like `texts`.
+
+        What an encoder read isn't part of it: a translation is a text of its own.
+        """
         heads = [self.context_tokens[index] for index in self.context_index.tolist()]
         whole = self._decode([[*h, *t] for h, t in zip(heads, self.token_lists, strict=True)])
         if not self.outcomes.stop.reads_text:
@@ -272,20 +279,31 @@ class Samples:
         """One `Samples` of all parts, in order; equal context tables are kept once.
 
         Raises:
-            AttunementError: Nothing to concatenate, or the outcomes differ.
+            AttunementError: Nothing to concatenate, the outcomes differ, or only some of the
+                samples have an encoder's tokens.
         """
         if not parts:
             raise AttunementError("there are no samples to concatenate")
         first = parts[0]
         if any(part.outcomes != first.outcomes for part in parts):
             raise AttunementError("samples of different outcomes can't be concatenated")
+        if any(bool(part.source_tokens) != bool(first.source_tokens) for part in parts):
+            raise AttunementError(
+                "samples of a model with an encoder and of one without can't be concatenated"
+            )
         contexts, context_tokens, index = first.contexts, first.context_tokens, []
+        source_tokens = first.source_tokens
         for part in parts:
-            known = part.contexts == first.contexts and part.context_tokens == first.context_tokens
+            known = (
+                part.contexts == first.contexts
+                and part.context_tokens == first.context_tokens
+                and part.source_tokens == first.source_tokens
+            )
             index.append(part.context_index + (0 if known else len(contexts)))
             if not known:
                 contexts += part.contexts
                 context_tokens += part.context_tokens
+                source_tokens += part.source_tokens
         width = max(part.tokens.shape[1] for part in parts)
 
         def padded(tensor: Tensor) -> Tensor:
@@ -298,6 +316,7 @@ class Samples:
             context_index=torch.cat(index),
             contexts=contexts,
             context_tokens=context_tokens,
+            source_tokens=source_tokens,
             log_prob=torch.cat([part.log_prob for part in parts]),
             finished=torch.cat([part.finished for part in parts]),
         )
@@ -305,7 +324,11 @@ class Samples:
     def save(self, path: Path | str) -> None:
         """Write a safetensors file; contexts travel as JSON in its header, the decoder does not."""
         contexts = [{"prompt": c.prompt, "columns": dict(c.columns)} for c in self.contexts]
-        header = {"contexts": contexts, "context_tokens": self.context_tokens}
+        header = {
+            "contexts": contexts,
+            "context_tokens": self.context_tokens,
+            "source_tokens": self.source_tokens,
+        }
         names = ("tokens", "mask", "context_index", "log_prob", "finished")
         tensors = {name: getattr(self, name).contiguous() for name in names}
         save_file(tensors, str(path), metadata={"samples": json.dumps(header)})
@@ -329,6 +352,7 @@ class Samples:
                 Context(_frozen_prompt(row["prompt"]), row["columns"]) for row in header["contexts"]
             ),
             context_tokens=tuple(tuple(row) for row in header["context_tokens"]),
+            source_tokens=tuple(tuple(row) for row in header["source_tokens"]),
             outcomes=outcomes,
             decoder=decoder,
         )

@@ -132,6 +132,20 @@ def moment_target(evidence: Evidence, feature: Tensor) -> Estimate:
     return _weighted_mean(evidence, feature, evidence.target_weights)
 
 
+def moment_where(evidence: Evidence, feature: Tensor, rows: Tensor) -> Estimate:
+    """E_p[φ | rows]: a feature's mean under the target restricted to where it applies.
+
+    To restrict p is to forbid the rest.
+
+    Args:
+        evidence: N samples.
+        feature: [N] float64, finite.
+        rows: [N] bool, some of which the target allows.
+    """
+    potential = evidence.log_potential.masked_fill(~rows, -math.inf)
+    return moment_target(replace(evidence, log_potential=potential), feature)
+
+
 def moment_policy(evidence: Evidence, feature: Tensor) -> Estimate:
     """E_π[φ]: a feature's mean under the policy, self-normalised, from any proposal's samples."""
     evidence = evidence.calibrated

@@ -8,8 +8,6 @@ ends with a measurement of base and delivered policy on fresh samples: a run wit
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,15 @@ from typing import Literal, cast
 
 import torch
 
-from attunement import runs
+from attunement import processes, runs
+from attunement.cards import card
 from attunement.core import AttunementError, Context, Distribution, Samples, Scorer, Scores
-from attunement.distributions.causal import Causal
-from attunement.measuring import Measurement, measure
+from attunement.distributions.language import LanguageModel, require_same_tokens
+from attunement.measuring import Measurement, measure, not_applicable
 from attunement.recipes import ModelSettings, TuneRecipe
 from attunement.runs import METRICS, SAMPLES, Run, generator_for
 from attunement.sampling import quasi_rejection, rejection
-from attunement.scorers import FileScorer, as_scorer, parse_scorer
+from attunement.scorers import copy_files, file_hashes, parse_scorer, scorers_of
 from attunement.targets import Target
 from attunement.tuning import (
     Evaluation,
@@ -65,6 +64,7 @@ def tune(
     folder: Path | str,
     contexts: Sequence[Context] | None = None,
     callbacks: Callbacks = SILENT,
+    scorer_of: Callable[[str], Scorer] = parse_scorer,
 ) -> Run:
     """Run a tuning job in a new folder, from start to delivered policy and final measurement.
 
@@ -73,6 +73,7 @@ def tune(
         folder: A new or empty folder.
         contexts: The contexts; None for the empty one.
         callbacks: Who is told.
+        scorer_of: From SPEC to scorer; `scorers.scorers_of` where another run is repeated.
 
     Raises:
         AttunementError: Something that was asked can't be had; nothing is written then.
@@ -83,24 +84,18 @@ def tune(
     recipe = recipe.model_copy(update={"model": recipe.model.resolved(base)})
     policy = _of_the_base(recipe.policy, recipe, base)
     proposal = _of_the_base(recipe.proposal_model, recipe, base)
-    target = recipe.target.build(base)
-    if recipe.target.match:
-        callbacks.on_stage("fitting λ")
-    target = target.fit(
-        contexts, n=recipe.fit_size, generator=generator_for(recipe.settings.seed, _FIT)
-    )
+    target = recipe.target.build(base, scorer_of)
+    target = _fitted(recipe, target, contexts, policy, callbacks)
     callbacks.on_stage("drawing the bank")
     problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
-    resolved = recipe.model_copy(
+    resolved = recipe.with_fit(target, contexts).model_copy(
         update={
-            "lambdas": target.lambdas_,
-            "moments": {name: e.to_json() for name, e in target.moments_.items()},
-            "scorer_files": _file_hashes(target),
+            "scorer_files": file_hashes(target.scorers),
             "prompts": None if contexts is None else runs.CONTEXTS,
         }
     )
     run = Run.create(folder, resolved.model_dump(mode="json"))
-    _copy_scorer_files(run, target)
+    copy_files(target.scorers, run.folder)
     run.save_contexts(contexts)
     return _go_on(run, problem, state, callbacks)
 
@@ -116,7 +111,7 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
         return run
     callbacks.on_stage("loading the base")
     recipe, target, contexts = open_target(run)
-    base = cast(Causal, target.base)
+    base = cast(LanguageModel, target.base)
     policy = _of_the_base(recipe.policy, recipe, base)
     proposal = _of_the_base(recipe.proposal_model, recipe, base)
     problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
@@ -129,17 +124,31 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
     return _go_on(run, problem, state, callbacks)
 
 
-def _of_the_base(name: str | None, recipe: TuneRecipe, base: Causal) -> Causal | None:
+def _fitted(
+    recipe: TuneRecipe,
+    target: Target,
+    contexts: Sequence[Context] | None,
+    policy: LanguageModel | None,
+    callbacks: Callbacks,
+) -> Target:
+    """The target with λ solved; a policy that the run starts from refines it with its samples."""
+    if not recipe.target.is_matched:
+        return target
+    callbacks.on_stage("fitting λ")
+    generator = generator_for(recipe.settings.seed, _FIT)
+    fitted = target.fit(contexts, n=recipe.fit_size, proposal=policy, generator=generator)
+    for sentence in fitted.fit_sentences():
+        callbacks.on_stage(sentence)
+    return fitted
+
+
+def _of_the_base(name: str | None, recipe: TuneRecipe, base: LanguageModel) -> LanguageModel | None:
     """A run's policy or a model, on the base's outcomes and tokens; None where none is named."""
     if name is None:
         return None
     delivered = is_run(name)
     model = open_policy(Run.open(name), recipe.model) if delivered else recipe.model.load(name)
-    if model.tokenizer.get_vocab() != base.tokenizer.get_vocab():
-        raise AttunementError(
-            f"{name} has another tokenizer than {recipe.model.base}: give a model whose tokens are "
-            "those of the base"
-        )
+    require_same_tokens(base, model, name)
     return model
 
 
@@ -159,16 +168,9 @@ def open_target(run: Run) -> tuple[TuneRecipe, Target, tuple[Context, ...] | Non
         AttunementError: Something that the recipe names is gone or has changed.
     """
     recipe = read_recipe(run)
-
-    def scorer_of(spec: str) -> Scorer:
-        if spec not in recipe.scorer_files:
-            return parse_scorer(spec)
-        copy = run.folder / _copy_of(spec, recipe.scorer_files[spec])
-        function = spec.rpartition(":")[2]
-        return as_scorer(f"{copy}:{function}", name=spec)
-
-    target = recipe.target.build(recipe.model.load(), scorer_of)
-    return recipe, target.with_lambdas(recipe.lambdas), contexts_of(run)
+    scorer_of = scorers_of(run.folder, recipe.scorer_files)
+    target, contexts = recipe.target.build(recipe.model.load(), scorer_of), contexts_of(run)
+    return recipe, target.with_lambdas(recipe.lambdas_on(contexts)), contexts
 
 
 def contexts_of(run: Run) -> tuple[Context, ...] | None:
@@ -176,7 +178,7 @@ def contexts_of(run: Run) -> tuple[Context, ...] | None:
     return None if read_recipe(run).prompts is None else run.load_contexts()
 
 
-def open_policy(run: Run, model: ModelSettings | None = None) -> Causal:
+def open_policy(run: Run, model: ModelSettings | None = None) -> LanguageModel:
     """The policy that a run delivers.
 
     Args:
@@ -221,12 +223,16 @@ def draw_from(
     """
     if target.is_dominated:
         drawn = rejection(target, contexts, n, generator=generator)
-        return drawn.samples, f"exact samples of the target; acceptance rate {drawn.acceptance}"
-    near = quasi_rejection(target, contexts, n, acceptance=acceptance, generator=generator)
-    return near.draws.samples, (
-        f"quasi-rejection samples: total variation from the target {near.total_variation}, "
-        f"acceptance rate {near.draws.acceptance}"
-    )
+        samples = drawn.samples
+        note = f"exact samples of the target; acceptance rate {drawn.acceptance}"
+    else:
+        near = quasi_rejection(target, contexts, n, acceptance=acceptance, generator=generator)
+        samples = near.draws.samples
+        note = (
+            f"quasi-rejection samples: total variation from the target {near.total_variation}, "
+            f"acceptance rate {near.draws.acceptance}"
+        )
+    return samples, "; ".join([note, *not_applicable(target.features(samples))])
 
 
 def measure_run(run: Run, n: int, seed: int) -> Measurement:
@@ -283,14 +289,14 @@ def _finish(run: Run, problem: Problem, callbacks: Callbacks) -> None:
     runs.write_json(run.folder / runs.MEASUREMENT, content)
 
 
-def _show_all(run: Run, problem: Problem, policy: Causal, callbacks: Callbacks) -> None:
+def _show_all(run: Run, problem: Problem, policy: LanguageModel, callbacks: Callbacks) -> None:
     """Add samples of base, policy and, where they come exactly, of the target to the log.
 
     Where the base almost never meets the constraint those of the target are left out: a run that
     has come this far doesn't fail for want of something to show.
     """
     target, last = problem.target, problem.settings.max_steps
-    base = cast(Causal, target.base)
+    base = cast(LanguageModel, target.base)
     _log(run, target, base, "before", 0, _draw(problem, base, 0, _SHOWN))
     _log(run, target, policy, "after", last, _draw(problem, policy, last, _SHOWN))
     if target.is_dominated:
@@ -338,80 +344,11 @@ def _feature(scores: Scores, index: int) -> float | None:
     return float(scores.values[index]) if bool(scores.applicable[index]) else None
 
 
-def _file_scorers(target: Target) -> list[FileScorer]:
-    return [scorer for scorer in target.scorers if isinstance(scorer, FileScorer)]
-
-
-def _file_hashes(target: Target) -> dict[str, str]:
-    return {
-        scorer.name: hashlib.sha256(scorer.path.read_bytes()).hexdigest()
-        for scorer in _file_scorers(target)
-    }
-
-
-def _copy_of(spec: str, digest: str) -> Path:
-    """Where a run keeps its copy of a user's scorer file."""
-    return Path("scorers") / f"{digest[:12]}_{Path(spec.rpartition(':')[0]).name}"
-
-
-def _copy_scorer_files(run: Run, target: Target) -> None:
-    for spec, digest in _file_hashes(target).items():
-        path = run.folder / _copy_of(spec, digest)
-        path.parent.mkdir(exist_ok=True)
-        source = next(scorer.path for scorer in _file_scorers(target) if scorer.name == spec)
-        shutil.copyfile(source, path)
-
-
 def _deliver(
-    policy: Causal, folder: Path, recipe: TuneRecipe, before: Measurement, after: Measurement
+    policy: LanguageModel, folder: Path, recipe: TuneRecipe, before: Measurement, after: Measurement
 ) -> None:
     """The delivered folder: weights, tokenizer and a card with target and distance."""
     policy.save(folder)
-    factors = "\n".join(f"- {row}" for row in _sentences(recipe))
-    rows = "\n".join(
-        f"| {name} | {before.divergences[name]} | {after.divergences[name]} |"
-        for name in after.divergences
-    )
-    rates = "\n".join(
-        f"| {name} | {before.base.get(name, '')} | {estimate} |"
-        for name, estimate in after.policy.items()
-    )
-    settings = recipe.settings
-    start = "" if recipe.policy is None else f", starting from `{recipe.policy}`"
-    (folder / "README.md").write_text(
-        f"""---
-library_name: transformers
-tags: [attunement, {settings.objective}]
----
-# {recipe.model.base}, tuned towards a target
-
-The target is the base times
-
-{factors}
-
-Tuned with {settings.method} for {settings.max_steps} steps of {settings.batch_size}
-samples{start}, completions cut at {policy.outcomes.max_new_tokens} tokens. Distances in nats from
-{after.n} fresh samples, with 95 % intervals:
-
-| | base | this model |
-|---|---|---|
-{rates}
-{rows}
-
-Run again: `{recipe.command}`
-""",
-        encoding="utf-8",
-    )
-
-
-def _sentences(recipe: TuneRecipe) -> list[str]:
-    target = recipe.target
-    where = "never" if target.floor is None else f"with factor {target.floor:g}"
-    return [
-        *(f"constrain `{spec}`: {where} where it isn't 1" for spec in target.constrain),
-        *(
-            f"match `{spec}` = {mean:g} (λ = {recipe.lambdas[spec]:.4f})"
-            for spec, mean in target.match.items()
-        ),
-        *(f"tilt `{spec}` × {w:g} / β, β = {target.beta:g}" for spec, w in target.tilt.items()),
-    ]
+    if processes.is_main():
+        text = card(recipe, policy.outcomes.max_new_tokens, before, after)
+        (folder / "README.md").write_text(text, encoding="utf-8")

@@ -156,12 +156,11 @@ def check_scorer(scorer: Scorer, samples: Samples) -> None:
     _demand(same, f"{scorer.name} says different things twice")
     backwards = torch.arange(len(samples) - 1, -1, -1)
     for rows in (backwards, backwards[::2]):
-        if bool(scores.applicable[rows].any()):
-            expected = Scores(scores.values[rows], scores.applicable[rows])
-            _demand(
-                _agree(expected, evaluate(scorer, samples[rows])),
-                f"{scorer.name} scores a sample differently beside other samples",
-            )
+        expected = Scores(scores.values[rows], scores.applicable[rows])
+        _demand(
+            _agree(expected, evaluate(scorer, samples[rows])),
+            f"{scorer.name} scores a sample differently beside other samples",
+        )
 
 
 def check_target(target: Target, samples: Samples) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from attunement import estimators
+from attunement.contributions import Contribution, contributions
 from attunement.core import (
     Context,
     Distribution,
@@ -31,7 +32,7 @@ from attunement.core import (
 from attunement.divergences import forward_kl, jensen_shannon, reverse_kl, total_variation
 from attunement.evidence import BASE, POLICY, Evidence, pareto_khat
 from attunement.information import MINIMUM_SETS, distinct_n, self_bleu, set_statistic
-from attunement.scorers import evaluate
+from attunement.scorers import evaluate, require_applicable
 from attunement.targets import Target
 
 SET_SIZE = 50
@@ -57,6 +58,7 @@ class Measurement:
             exact samples come for free, `target`.
         log_ratios: [K] log p/π of the policy's samples that the target allows.
         warnings: What to know before trusting a figure.
+        factors: What each factor of the target does by itself.
     """
 
     n: int
@@ -69,6 +71,7 @@ class Measurement:
     diversity: Mapping[str, Mapping[str, Estimate]]
     log_ratios: Tensor
     warnings: tuple[str, ...]
+    factors: tuple[Contribution, ...] = ()
 
     def to_json(self, run: str) -> dict[str, object]:
         """What `attune measure --json` prints."""
@@ -82,6 +85,7 @@ class Measurement:
             "log_z": self.log_z.to_json(),
             "forbidden": self.forbidden.to_json(),
             "diversity": {name: _rows(table) for name, table in self.diversity.items()},
+            "factors": [contribution.to_json() for contribution in self.factors],
             "warnings": list(self.warnings),
         }
 
@@ -99,6 +103,7 @@ class Measurement:
             diversity={name: _estimates(table) for name, table in content["diversity"].items()},
             log_ratios=torch.empty(0, dtype=torch.float64),
             warnings=tuple(content["warnings"]),
+            factors=tuple(Contribution.from_json(row) for row in content["factors"]),
         )
 
     def log_weights_json(self) -> dict[str, object]:
@@ -127,7 +132,8 @@ def measure(
         generator: Randomness.
 
     Raises:
-        AttunementError: The outcomes differ, or no sample satisfies the constraint.
+        AttunementError: The outcomes differ, no sample satisfies the constraint, or a scorer of
+            the target applies to none.
     """
     require_same_outcomes(target.base, policy)
     contexts = as_contexts(contexts)
@@ -136,7 +142,9 @@ def measure(
     policy_samples = policy.sample(contexts, each, generator=generator)
     samples = Samples.concatenate([base_samples, policy_samples])
     scores = target.features(samples)
+    require_applicable(scores)
     evidence = gather(target, policy, base_samples, policy_samples, scores)
+    does = contributions(target.factors, samples, scores, evidence)
     scores |= {s.name: evaluate(s, samples) for s in features if s.name not in scores}
     groups = {"base": base_samples, "policy": policy_samples}
     if target.factors and target.is_dominated:
@@ -144,7 +152,7 @@ def measure(
         uniforms = torch.rand(len(base_samples), generator=generator, dtype=torch.float64)
         groups["target"] = base_samples[uniforms.log() < exact]
     diversity = {name: _diversity(group) for name, group in groups.items() if len(group) > 0}
-    return _summary(evidence, scores, diversity)
+    return replace(_summary(evidence, scores, diversity), factors=does)
 
 
 def _summary(
@@ -163,8 +171,8 @@ def _summary(
     log_z = estimators.log_partition(evidence)
     return Measurement(
         n=len(evidence),
-        base=_means(scores, in_base, evidence.context),
-        policy=_means(scores, in_policy, evidence.context),
+        base=applicable_means(scores, in_base, evidence.context),
+        policy=applicable_means(scores, in_policy, evidence.context),
         target=_target_means(scores, evidence),
         divergences=divergences,
         log_z=log_z,
@@ -225,7 +233,16 @@ def _policy_log_ratios(evidence: Evidence) -> Tensor:
     return (log_score - evidence.log_policy - log_z)[rows]
 
 
-def _means(scores: Mapping[str, Scores], rows: Tensor, context: Tensor) -> dict[str, Estimate]:
+def applicable_means(
+    scores: Mapping[str, Scores], rows: Tensor, context: Tensor
+) -> dict[str, Estimate]:
+    """The mean of each feature over the samples that it applies to; absent where there are none.
+
+    Args:
+        scores: Feature to its scores of N samples.
+        rows: [N] bool, the samples to average over.
+        context: [N] int64.
+    """
     means = {}
     for name, column in scores.items():
         chosen = rows & column.applicable
@@ -235,14 +252,13 @@ def _means(scores: Mapping[str, Scores], rows: Tensor, context: Tensor) -> dict[
 
 
 def _target_means(scores: Mapping[str, Scores], evidence: Evidence) -> dict[str, Estimate]:
-    """Means under p(·|the feature applies): to restrict p is to forbid the rest."""
-    means = {}
-    for name, column in scores.items():
-        potential = evidence.log_potential.masked_fill(~column.applicable, -math.inf)
-        restricted = replace(evidence, log_potential=potential)
-        if bool(torch.isfinite(restricted.log_weights).any()):
-            means[name] = estimators.moment_target(restricted, column.values)
-    return means
+    """Means under p(·|the feature applies)."""
+    allowed = torch.isfinite(evidence.log_weights)
+    return {
+        name: estimators.moment_where(evidence, column.values, column.applicable)
+        for name, column in scores.items()
+        if bool((allowed & column.applicable).any())
+    }
 
 
 def _diversity(samples: Samples) -> dict[str, Estimate]:
@@ -257,11 +273,17 @@ def _diversity(samples: Samples) -> dict[str, Estimate]:
 
 def _warnings(estimates: Mapping[str, Estimate], scores: Mapping[str, Scores]) -> tuple[str, ...]:
     found = [f"{name}: {text}" for name, e in estimates.items() for text in e.warnings]
-    for name, column in scores.items():
-        missing = int((~column.applicable).sum())
-        if missing:
-            found.append(f"{name}: not applicable to {missing} of {len(column.values)} samples")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys([*found, *not_applicable(scores)]))
+
+
+def not_applicable(scores: Mapping[str, Scores]) -> list[str]:
+    """For each feature that doesn't apply to some of the samples, to how many."""
+    missing = {name: int((~column.applicable).sum()) for name, column in scores.items()}
+    return [
+        f"{name}: not applicable to {count} of {len(scores[name].values)} samples"
+        for name, count in missing.items()
+        if count
+    ]
 
 
 def _rows(table: Mapping[str, Estimate]) -> dict[str, object]:

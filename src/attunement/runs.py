@@ -9,7 +9,7 @@
 
 Files are written to a temporary name, flushed to disk and renamed; logs are appended and flushed,
 and a checkpoint records their lengths, so that resuming cuts off what a killed run wrote after
-it. Nothing is ever unpickled.
+it. Nothing is ever unpickled. Of several processes the main one writes, and the others wait for it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from attunement import processes
 from attunement.core import AttunementError, Context
 
 RECIPE, METRICS, SAMPLES = "recipe.json", "metrics.jsonl", "samples.jsonl"
@@ -50,6 +51,8 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write strict JSON through a temporary name; the old file stays whole until the rename."""
+    if not processes.is_main():
+        return
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
     with _replacing(path) as temporary:
         temporary.write_text(f"{text}\n", encoding="utf-8")
@@ -84,9 +87,11 @@ class Run:
             AttunementError: The folder holds something already.
         """
         folder = Path(folder)
-        cls.require_vacant(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / RECIPE, recipe)
+        if processes.is_main():
+            cls.require_vacant(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / RECIPE, recipe)
+        processes.wait()
         return cls(folder)
 
     @staticmethod
@@ -131,6 +136,8 @@ class Run:
 
     def append(self, log: str, row: Mapping[str, object]) -> None:
         """Add one line to `metrics.jsonl` or `samples.jsonl` and flush it."""
+        if not processes.is_main():
+            return
         with (self.folder / log).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n")
 
@@ -149,10 +156,14 @@ class Run:
                     yield _parsed(path, number, line)
 
     def replace_file(self, name: str, write: Callable[[Path], None]) -> Path:
-        """Write a file or folder of the run under a temporary name, then put it in place."""
+        """Write a file or folder of the run under a temporary name, then put it in place.
+
+        Every process calls `write`, which may gather from all of them and writes on the main one.
+        """
         final = self.folder / name
         with _replacing(final) as temporary:
             write(temporary)
+        processes.wait()
         return final
 
     def save_checkpoint(self, step: int, write: Callable[[Path], Mapping[str, object]]) -> None:
@@ -160,19 +171,24 @@ class Run:
 
         Args:
             step: N.
-            write: Writes tensors into the folder it is given and returns the counters.
+            write: Writes tensors into the folder it is given and returns the counters; every
+                process calls it, as in `replace_file`.
         """
         folder = self.folder / "checkpoints"
         folder.mkdir(exist_ok=True)
         with _replacing(folder / f"step-{step}") as temporary:
-            temporary.mkdir()
+            if processes.is_main():
+                temporary.mkdir()
             counters = write(temporary)
-            lengths = {log: self._length(log) for log in _LOGS}
-            write_json(temporary / "counters.json", {**counters, "step": step, "logs": lengths})
-        for old in self.checkpoints()[:-_KEPT_CHECKPOINTS]:
-            os.replace(old, _aside(old))
-        for left_over in folder.glob(".step-*"):
-            _remove(left_over)
+            if processes.is_main():
+                lengths = {log: self._length(log) for log in _LOGS}
+                write_json(temporary / "counters.json", {**counters, "step": step, "logs": lengths})
+        processes.wait()
+        if processes.is_main():
+            for old in self.checkpoints()[:-_KEPT_CHECKPOINTS]:
+                os.replace(old, _aside(old))
+            for left_over in folder.glob(".step-*"):
+                _remove(left_over)
 
     def checkpoints(self) -> list[Path]:
         """The complete checkpoints, oldest first."""
@@ -194,8 +210,9 @@ class Run:
         lengths = counters.get("logs", {})
         for log in _LOGS:
             length = int(lengths.get(log, 0)) if isinstance(lengths, dict) else 0
-            if self._length(log) > length:
+            if processes.is_main() and self._length(log) > length:
                 os.truncate(self.folder / log, length)
+        processes.wait()
         return counters
 
     def save_contexts(self, contexts: Sequence[Context] | None) -> None:
@@ -267,16 +284,21 @@ def _parsed(path: Path, number: int, line: str | bytes) -> dict[str, object]:
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if processes.is_main():
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 @contextmanager
 def _replacing(final: Path) -> Iterator[Path]:
     """A temporary name to write a file or folder under, which then takes the place of `final`.
 
-    If writing fails, what was written goes and `final` stays as it was.
+    If writing fails, what was written goes and `final` stays as it was. Only the main process puts
+    anything in place.
     """
     temporary = final.with_name(f".{final.name}.tmp")
+    if not processes.is_main():
+        yield temporary
+        return
     _remove(temporary)
     try:
         yield temporary

@@ -239,6 +239,7 @@ def _under(table: Samples, batch: Samples, rows: Tensor) -> Samples:
         batch,
         contexts=table.contexts,
         context_tokens=table.context_tokens,
+        source_tokens=table.source_tokens,
         context_index=rows[batch.context_index],
     )
 

@@ -4,28 +4,28 @@
 
 - `constrain(b)`: 0 where b = 1, minus infinity elsewhere, or log(floor) if a floor is given
   (Khalifa et al. 2021, arXiv 2012.11635; Korbak et al. 2021, arXiv 2106.04985).
-- `match({φ: μ})`: λ·φ with λ such that E_p[φ] = μ: the distribution nearest to the base, in
-  KL(p‖a), that has these moments (arXiv 2012.11635). `fit` solves for all λ at once on the
-  complete composition, so the order of composition doesn't matter.
+- `match({φ: μ})`: λ·φ with λ such that E_p[φ] = μ on average over contexts: the distribution
+  nearest to the base, in KL(p‖a), that has these moments (arXiv 2012.11635).
+- `match_each({φ: μ})`: λ_c·φ with λ_c such that E_p[φ] = μ in every context.
 - `tilt(r, beta)`: r/β, the posterior with prior a and evidence exp(r/β), which is the optimum of
   KL-regularised RL (arXiv 2205.11275).
 
 A target is a description: immutable, and nothing is drawn before `fit` or a sampler is called.
+`fit` solves for all λ at once on the complete composition, so that the order of composition
+doesn't matter; factors that contradict each other are an error as soon as they meet.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
+from attunement import fitting
+from attunement.conflicts import require_compatible, why_nothing_is_allowed
 from attunement.core import (
     AttunementError,
     Context,
@@ -35,91 +35,29 @@ from attunement.core import (
     Scorer,
     Scores,
     as_contexts,
+    require_proposal,
 )
-from attunement.estimators import moment_target
-from attunement.evidence import BASE, Evidence, effective_sample_size, pareto_khat
+from attunement.estimators import LEAST_ESS
+from attunement.evidence import KHAT_LIMIT
+from attunement.factors import (
+    Constraint,
+    ContextLambdas,
+    Factor,
+    Lambda,
+    Moment,
+    MomentEach,
+    Tilt,
+    floored,
+    is_hard,
+    log_potential,
+)
 from attunement.scorers import as_scorer, evaluate
-from attunement.scorers.base import describe
+
+if TYPE_CHECKING:
+    from attunement.rewards import TargetReward
 
 Feature: TypeAlias = str | Scorer | Callable[..., object]
 """A scorer or its SPEC, a plain function of texts, or a reward function in TRL's form."""
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """log-potential 0 where the scorer says 1, and log(floor) or minus infinity where it says 0."""
-
-    scorer: Scorer
-    floor: float | None = None
-
-    def log_potential(self, scores: Scores, samples: Samples) -> Tensor:
-        """[N] float64.
-
-        Raises:
-            AttunementError: The scorer says something else than 0 or 1.
-        """
-        values = scores.values
-        strange = ((values != 0) & (values != 1) & scores.applicable).nonzero()
-        if len(strange):
-            at = int(strange[0])
-            raise AttunementError(
-                f"a constraint must be 0 or 1, but {self.scorer.name} is {float(values[at]):g} "
-                f"for {describe(samples, at)}; use match or tilt for other numbers"
-            )
-        lowest = -math.inf if self.floor is None else math.log(self.floor)
-        return torch.where((values == 1) | ~scores.applicable, 0.0, lowest).double()
-
-    def describe(self) -> dict[str, object]:
-        """For recipe and report."""
-        return {"kind": "constrain", "scorer": self.scorer.name, "floor": self.floor}
-
-
-@dataclass(frozen=True)
-class Moment:
-    """log-potential λ·φ; λ is None until the target is fitted."""
-
-    scorer: Scorer
-    mean: float
-    lambda_: float | None = None
-
-    def log_potential(self, scores: Scores, samples: Samples) -> Tensor:  # noqa: ARG002
-        """[N] float64.
-
-        Raises:
-            AttunementError: The target isn't fitted.
-        """
-        if self.lambda_ is None:
-            raise AttunementError(
-                f"the target matches {self.scorer.name} = {self.mean:g} but isn't fitted: "
-                "call target.fit(generator=...) first and use what it returns"
-            )
-        return self.lambda_ * scores.values
-
-    def describe(self) -> dict[str, object]:
-        """For recipe and report."""
-        name = self.scorer.name
-        return {"kind": "match", "scorer": name, "mean": self.mean, "lambda": self.lambda_}
-
-
-@dataclass(frozen=True)
-class Tilt:
-    """log-potential weight·r/β."""
-
-    scorer: Scorer
-    beta: float
-    weight: float = 1.0
-
-    def log_potential(self, scores: Scores, samples: Samples) -> Tensor:  # noqa: ARG002
-        """[N] float64."""
-        return self.weight * scores.values / self.beta
-
-    def describe(self) -> dict[str, object]:
-        """For recipe and report."""
-        name = self.scorer.name
-        return {"kind": "tilt", "scorer": name, "beta": self.beta, "weight": self.weight}
-
-
-Factor: TypeAlias = Constraint | Moment | Tilt
 
 
 @dataclass(frozen=True)
@@ -129,7 +67,9 @@ class Target:
     Attributes:
         base: The pretrained model.
         factors: What multiplies it.
-        moments_: After `fit`: the reached moments by scorer name, estimated on fresh samples.
+        moments_: After `fit`: the reached moments by scorer name, averaged over contexts, estimated
+            on fresh samples.
+        moments_each_: After `fit`: those of `match_each` in each of the contexts.
         ess_: After `fit`: effective sample size of the weights that λ was solved on.
         khat_: After `fit`: their Pareto k̂; None where they are bounded or too few.
     """
@@ -137,8 +77,12 @@ class Target:
     base: Distribution
     factors: tuple[Factor, ...] = ()
     moments_: Mapping[str, Estimate] = field(default_factory=dict)
+    moments_each_: Mapping[str, tuple[Estimate, ...]] = field(default_factory=dict)
     ess_: float | None = None
     khat_: float | None = None
+
+    def __post_init__(self) -> None:
+        require_compatible(self.factors)
 
     def constrain(self, feature: Feature, floor: float | None = None) -> Target:
         """Demand that a binary feature be 1.
@@ -149,30 +93,44 @@ class Target:
                 is part of the target and all distances are to that target.
 
         Raises:
-            AttunementError: The floor isn't in (0, 1).
+            AttunementError: The floor isn't in (0, 1), or the feature is matched.
         """
-        if floor is not None and not 0 < floor < 1:
-            raise AttunementError(f"a floor lies between 0 and 1, not at {floor}; None is hard")
         return self._with(Constraint(as_scorer(feature), floor))
 
     def match(self, moments: Mapping[Feature, float]) -> Target:
         """Demand means of features, averaged over contexts; needs `fit`.
 
+        The mean is over the samples that the feature applies to; the others it leaves as they are.
+
         Args:
             moments: Feature to the mean that it shall have under the target.
 
-        A sample that a feature doesn't apply to counts as 0 in its mean.
-
         Raises:
-            AttunementError: No moment is given, a mean isn't finite, or a feature is matched twice.
+            AttunementError: No moment is given, a mean isn't finite, or a feature is matched twice
+                or constrained.
         """
         if not moments:
             raise AttunementError("match needs at least one feature with the mean it shall have")
-        added = tuple(Moment(as_scorer(scorer), float(mean)) for scorer, mean in moments.items())
-        for moment in added:
-            if not math.isfinite(moment.mean):
-                raise AttunementError(f"the mean of {moment.scorer.name} must be a finite number")
-        return self._with(*added)
+        rows = moments.items()
+        return self._with(*(Moment(as_scorer(scorer), float(mean)) for scorer, mean in rows))
+
+    def match_each(self, moments: Mapping[Feature, float]) -> Target:
+        """Demand means of features in every context; needs `fit`, and only knows its contexts.
+
+        The mean is over the samples that the feature applies to; the others it leaves as they are.
+
+        Args:
+            moments: Feature to the mean that it shall have under the target in every context.
+
+        Raises:
+            AttunementError: As for `match`.
+        """
+        if not moments:
+            raise AttunementError(
+                "match_each needs at least one feature with the mean it shall have"
+            )
+        rows = moments.items()
+        return self._with(*(MomentEach(as_scorer(scorer), float(mean)) for scorer, mean in rows))
 
     def tilt(self, reward: Feature, beta: float, weight: float = 1.0) -> Target:
         """Weigh by exp(weight·reward/β).
@@ -185,10 +143,6 @@ class Target:
         Raises:
             AttunementError: β isn't above 0, or the weight isn't finite.
         """
-        if not (math.isfinite(beta) and beta > 0):
-            raise AttunementError(f"beta must be above 0, not {beta}")
-        if not math.isfinite(weight):
-            raise AttunementError(f"the weight of a tilt must be a finite number, not {weight}")
         return self._with(Tilt(as_scorer(reward), beta, weight))
 
     @property
@@ -197,23 +151,24 @@ class Target:
         return tuple(dict.fromkeys(factor.scorer for factor in self.factors))
 
     @property
-    def lambdas_(self) -> dict[str, float]:
-        """After `fit`: λ by scorer name."""
+    def lambdas_(self) -> dict[str, Lambda]:
+        """After `fit`: λ by scorer name, for `match_each` that of every context."""
         return {
             factor.scorer.name: factor.lambda_
             for factor in self.factors
-            if isinstance(factor, Moment) and factor.lambda_ is not None
+            if isinstance(factor, Moment | MomentEach) and factor.lambda_ is not None
         }
 
     @property
     def is_fitted(self) -> bool:
         """Whether every λ is known; true where nothing is matched."""
-        return all(f.lambda_ is not None for f in self.factors if isinstance(f, Moment))
+        matched = (f for f in self.factors if isinstance(f, Moment | MomentEach))
+        return all(factor.lambda_ is not None for factor in matched)
 
     @property
     def has_forbidden(self) -> bool:
         """Whether a hard constraint forbids some outcomes."""
-        return any(isinstance(f, Constraint) and f.floor is None for f in self.factors)
+        return any(map(is_hard, self.factors))
 
     @property
     def is_dominated(self) -> bool:
@@ -237,10 +192,11 @@ class Target:
             [N] float64 in nats; minus infinity where a hard constraint is violated.
         """
         scores = self.features(samples) if features is None else features
-        total = torch.zeros(len(samples), dtype=torch.float64)
-        for factor in self.factors:
-            total = total + factor.log_potential(scores[factor.scorer.name], samples)
-        return total
+        return log_potential(self.factors, samples, scores)
+
+    def why_nothing_is_allowed(self, samples: Samples) -> str:
+        """A sentence on samples that are all forbidden: by which constraints, and their rates."""
+        return why_nothing_is_allowed(self.factors, samples, self.features(samples))
 
     def describe(self) -> list[dict[str, object]]:
         """The factors as rows of JSON, for recipe and report."""
@@ -251,17 +207,21 @@ class Target:
         contexts: Sequence[Context | str] | None = None,
         *,
         n: int = 8192,
+        proposal: Distribution | None = None,
         generator: torch.Generator,
     ) -> Target:
-        """Solve for all λ at once and report what is reached.
+        """Solve for all λ at once and report what is reached; see `fitting`.
 
-        Newton's method on the convex dual Σ_c log E_{a·rest}[exp(λ·φ)]/C - λ·μ, on n base samples
-        a context; the reached moments are estimated on n fresh ones. Contexts in which no sample
-        satisfies the constraints are left out.
+        λ is solved on n samples a context and the reached moments are estimated on n fresh ones.
+        Where few of the base's samples weigh anything, `ess_` is low: a policy that is nearer the
+        target, as one tuned towards an earlier fit, refines λ when it is given as the proposal.
+        Contexts in which no sample satisfies the constraints are left out, or with `match_each` an
+        error.
 
         Args:
-            contexts: The contexts over which moments are averaged.
-            n: Base samples for each context.
+            contexts: The contexts over which moments are averaged, or in which they are held.
+            n: Samples for each context, half of them the proposal's where there is one.
+            proposal: What to draw from beside the base; with full support.
             generator: Where the samples come from.
 
         Returns:
@@ -270,222 +230,110 @@ class Target:
         Raises:
             AttunementError: A mean can't be reached; the message says which and what can.
         """
-        moments = [factor for factor in self.factors if isinstance(factor, Moment)]
-        if not moments:
+        if not any(isinstance(factor, Moment | MomentEach) for factor in self.factors):
             return self
-        contexts = as_contexts(contexts)
-        means = torch.tensor([moment.mean for moment in moments], dtype=torch.float64)
-        names = [moment.scorer.name for moment in moments]
-        bank = _bank(self, contexts, n, generator)
-        _require_reachable(names, means, bank)
-        lambdas = solve_dual(bank.features, bank.log_rest, bank.context, means)
-        fresh = _bank(self, contexts, n, generator)
-        evidence = fresh.evidence(lambdas)
-        reached = {
-            name: moment_target(evidence, column)
-            for name, column in zip(names, fresh.features.T, strict=True)
-        }
-        fitted = self.with_lambdas(dict(zip(names, lambdas.tolist(), strict=True)))
-        ess, khat = _worth(bank.log_rest + bank.features @ lambdas, bank.context)
-        return replace(fitted, moments_=reached, ess_=ess, khat_=khat)
+        if proposal is not None:
+            require_proposal(self, proposal)
+        found = fitting.fit(self.base, self.factors, as_contexts(contexts), n, proposal, generator)
+        return replace(
+            self,
+            factors=found.factors,
+            moments_=found.moments,
+            moments_each_=found.moments_each,
+            ess_=found.ess,
+            khat_=found.khat,
+        )
 
-    def with_lambdas(self, lambdas: Mapping[str, float]) -> Target:
+    def fit_sentences(self) -> tuple[str, ...]:
+        """What a fit found, in sentences; none before a fit."""
+        found = [
+            _words_of(factor, self.moments_, self.moments_each_)
+            for factor in self.factors
+            if isinstance(factor, Moment | MomentEach) and factor.scorer.name in self.moments_
+        ]
+        if self.ess_ is not None:
+            khat = "" if self.khat_ is None else f", k̂ {self.khat_:.2f}"
+            advice = (
+                "; more samples refine λ, best those of a policy tuned towards this target"
+                if self.ess_ < LEAST_ESS or (self.khat_ or 0.0) > KHAT_LIMIT
+                else ""
+            )
+            found.append(f"λ rests on {self.ess_:.1f} effective samples{khat}{advice}")
+        return tuple(found)
+
+    def as_reward(self, floor: float | None = None) -> TargetReward:
+        """The log-potential as a reward function in TRL's form, with this target as optimum.
+
+        That is so in `RLOOTrainer` with beta=1, temperature=1, top_p=1, normalize_advantages=False
+        and the base as its reference model; docs/trl.md has a program.
+
+        Args:
+            floor: For a target with hard constraints: the factor of what violates one, in (0, 1).
+                TRL compares the rewards of a prompt's completions, and one of minus infinity makes
+                those of its siblings infinite. The optimum is the target with that floor.
+
+        Raises:
+            AttunementError: A floor is missing or has no use, the target isn't fitted, or the base
+                is no causal model, or forbids tokens.
+        """
+        from attunement.rewards import TargetReward, rewardable  # it loads transformers
+
+        if self.has_forbidden and floor is None:
+            raise AttunementError(
+                "a hard constraint needs a floor as a reward, e.g. as_reward(floor=0.01): TRL "
+                "subtracts the mean reward of a sample's siblings, and minus infinity in it would "
+                "be an infinite advantage"
+            )
+        if floor is not None and not self.has_forbidden:
+            raise AttunementError("as_reward(floor=...) has no use: no constraint here is hard")
+        if not self.is_fitted:
+            raise AttunementError("fit the target before it becomes a reward: target.fit(...)")
+        base = rewardable(self.base)
+        return TargetReward(Target(base, floored(self.factors, floor)), base)
+
+    def with_lambdas(self, lambdas: Mapping[str, Lambda]) -> Target:
         """The same target with λ known from an earlier fit, by scorer name.
 
         Raises:
-            AttunementError: A matched feature has no λ.
+            AttunementError: A matched feature has no λ, or one of the other kind.
         """
-        missing = [
-            f.scorer.name
-            for f in self.factors
-            if isinstance(f, Moment) and f.scorer.name not in lambdas
-        ]
-        if missing:
-            raise AttunementError(f"there is no λ for {', '.join(missing)}")
-        factors = tuple(
-            replace(f, lambda_=lambdas[f.scorer.name]) if isinstance(f, Moment) else f
-            for f in self.factors
-        )
-        return Target(self.base, factors)
+        return Target(self.base, tuple(_known(factor, lambdas) for factor in self.factors))
 
     def _with(self, *added: Factor) -> Target:
         unfitted = tuple(
-            replace(f, lambda_=None) if isinstance(f, Moment) else f for f in self.factors
+            replace(f, lambda_=None) if isinstance(f, Moment | MomentEach) else f
+            for f in self.factors
         )
-        target = Target(self.base, (*unfitted, *added))
-        if twice := _repeated([scorer.name for scorer in target.scorers]):
-            raise AttunementError(
-                f"two different scorers are called {twice}: name one otherwise, with "
-                "as_scorer(function, name=...)"
-            )
-        if twice := _repeated([f.scorer.name for f in target.factors if isinstance(f, Moment)]):
-            raise AttunementError(f"{twice} is matched twice: a feature has one mean")
-        return target
+        return Target(self.base, (*unfitted, *added))
 
 
-def _repeated(names: Sequence[str]) -> str | None:
-    return next((name for name, count in Counter(names).items() if count > 1), None)
-
-
-def solve_dual(
-    features: Tensor, log_weights: Tensor, context: Tensor, means: Tensor, tolerance: float = 1e-9
-) -> Tensor:
-    """λ with mean_c E_{p_c}[φ] = μ, p_c ∝ exp(log_weights + λ·φ) over the samples of context c.
-
-    Newton's method with halved steps on the dual, which is convex.
-
-    Args:
-        features: [N, K] float64.
-        log_weights: [N] float64, of everything but the moments; minus infinity is forbidden.
-        context: [N] int64; contexts in which everything is forbidden are left out.
-        means: [K] float64.
-        tolerance: Largest difference of a moment, in units of the feature's spread.
-
-    Returns:
-        [K] float64.
-
-    Raises:
-        AttunementError: It doesn't converge.
-    """
-    allowed = torch.isfinite(log_weights)
-    groups = [
-        (features[rows], log_weights[rows])
-        for index in context[allowed].unique()
-        for rows in [allowed & (context == index)]
-    ]
-    scale = features[allowed].std(0, correction=0).clamp(min=1e-12)
-    lambdas = torch.zeros_like(means)
-    for _ in range(100):
-        here, gradient, hessian = _dual(groups, means, lambdas)
-        if bool((gradient.abs() <= tolerance * scale).all()):
-            return lambdas
-        ridge = 1e-12 * hessian.diagonal().max().clamp(min=1e-12) * torch.eye(len(means))
-        step = torch.linalg.solve(hessian + ridge, gradient)
-        slope, size = float(step @ gradient), 1.0
-        rounding = 1e-14 * max(1.0, abs(here))
-        while size > 1e-8:
-            if (
-                _dual(groups, means, lambdas - size * step)[0]
-                <= here - 1e-4 * size * slope + rounding
-            ):
-                break
-            size /= 2
-        lambdas = lambdas - size * step
-    raise AttunementError(
-        "the moments could not be matched: they lie at or beyond the edge of what the samples "
-        "reach together; ask for less extreme means or fit with more samples"
+def _words_of(
+    factor: Moment | MomentEach,
+    moments: Mapping[str, Estimate],
+    moments_each: Mapping[str, tuple[Estimate, ...]],
+) -> str:
+    """What was asked of a feature, its λ and what is reached."""
+    name = factor.scorer.name
+    asked = f"{name} = {factor.mean:g}"
+    if isinstance(factor, Moment):
+        return f"{asked}: λ = {factor.lambda_:.4g}, reached {moments[name]}"
+    each, values = moments_each[name], factor.lambda_.values if factor.lambda_ else ()
+    held = sum(reached.low <= factor.mean <= reached.high for reached in each)
+    return (
+        f"{asked} in {len(each)} contexts: λ from {min(values):.4g} to {max(values):.4g}; the "
+        f"interval of what is reached holds it in {held} of them, on "
+        f"{min(reached.ess for reached in each):.1f} effective samples or more"
     )
 
 
-def _dual(
-    groups: Sequence[tuple[Tensor, Tensor]], means: Tensor, lambdas: Tensor
-) -> tuple[float, Tensor, Tensor]:
-    """The dual mean_c log Σ exp(log_weights + λ·φ) - λ·μ, its gradient and its Hessian.
-
-    Args:
-        groups: Features [M, K] and log-weights [M] of each context.
-        means: [K] μ.
-        lambdas: [K] λ.
-    """
-    value, gradient, hessian = (
-        -lambdas @ means,
-        -means,
-        torch.zeros(len(means), len(means)).double(),
-    )
-    for features, log_weights in groups:
-        exponents = log_weights + features @ lambdas
-        weights = exponents.softmax(0)
-        centre = weights @ features
-        centred = features - centre
-        value = value + torch.logsumexp(exponents, 0) / len(groups)
-        gradient = gradient + centre / len(groups)
-        hessian = hessian + (centred.T * weights) @ centred / len(groups)
-    return float(value), gradient, hessian
-
-
-class _Bank(NamedTuple):
-    """Base samples, as far as fitting needs them.
-
-    Attributes:
-        features: [N, K] the matched features.
-        log_rest: [N] log-potential of all other factors.
-        context: [N] int64.
-        log_base: [N] log a.
-    """
-
-    features: Tensor
-    log_rest: Tensor
-    context: Tensor
-    log_base: Tensor
-
-    def evidence(self, lambdas: Tensor) -> Evidence:
-        """What the bank says of the target with these λ."""
-        return Evidence(
-            log_proposal=self.log_base,
-            log_base=self.log_base,
-            log_policy=self.log_base,
-            log_potential=self.log_rest + self.features @ lambdas,
-            part=torch.full_like(self.context, BASE),
-            context=self.context,
-        )
-
-
-def _bank(target: Target, contexts: Sequence[Context], n: int, generator: torch.Generator) -> _Bank:
-    samples = target.base.sample(contexts, n, generator=generator)
-    scores = target.features(samples)
-    moments = [factor for factor in target.factors if isinstance(factor, Moment)]
-    rest = replace(target, factors=tuple(f for f in target.factors if f not in moments))
-    log_rest = rest.log_potential(samples, scores)
-    if torch.isneginf(log_rest).all():
-        raise AttunementError(
-            f"none of {len(samples)} base samples satisfies the hard constraint, so no moment "
-            "can be matched: loosen it or give it a floor"
-        )
-    features = torch.stack([scores[moment.scorer.name].values for moment in moments], 1)
-    return _Bank(features, log_rest, samples.context_index, samples.log_prob)
-
-
-def _worth(log_weights: Tensor, context: Tensor) -> tuple[float, float | None]:
-    """Effective sample size and Pareto k̂ of weights that are normalised in each context."""
-    groups = [log_weights[context == index] for index in context.unique()]
-    groups = [group for group in groups if bool(torch.isfinite(group).any())]
-    khat, _ = pareto_khat(torch.cat([group.log_softmax(0) for group in groups]))
-    return sum(effective_sample_size(group) for group in groups), khat
-
-
-def _require_reachable(names: Sequence[str], means: Tensor, bank: _Bank) -> None:
-    """The means must lie in the interior of the convex hull of the features seen."""
-    allowed = torch.isfinite(bank.log_rest)
-    features, context = bank.features[allowed], bank.context[allowed]
-    seen = f"in {len(features)} samples that satisfy the other factors"
-    groups = [features[context == index] for index in context.unique()]
-    lowest = torch.stack([group.min(0).values for group in groups]).mean(0)
-    highest = torch.stack([group.max(0).values for group in groups]).mean(0)
-    reach = zip(names, means.tolist(), lowest.tolist(), highest.tolist(), strict=True)
-    for name, mean, low, high in reach:
-        if low == high:
-            raise AttunementError(
-                f"{name} = {mean:g} can't be matched: it is always {low:g} {seen}, "
-                "as when a constraint fixes it or the base never produces anything else"
-            )
-        if mean in (0.0, 1.0) and (low, high) == (0.0, 1.0):
-            raise AttunementError(
-                f"{name} = {mean:g} is a constraint, not a proportion: use constrain instead"
-            )
-        if not low < mean < high:
-            raise AttunementError(
-                f"{name} = {mean:g} can't be reached: it lies between {low:g} and {high:g} {seen}"
-            )
-    if _separable(features - means):
-        listed = ", ".join(f"{n} = {m:g}" for n, m in zip(names, means.tolist(), strict=True))
-        raise AttunementError(
-            f"{listed} can't be reached together {seen}: the features don't combine that way"
-        )
-
-
-def _separable(centred: Tensor) -> bool:
-    """Whether a plane through 0 has all rows [N, K] on one side of it: a linear program."""
-    rows = np.unique(centred.numpy(), axis=0)
-    rows = rows / np.abs(rows).max(0)
-    plane = linprog(-rows.sum(0), A_ub=-rows, b_ub=np.zeros(len(rows)), bounds=(-1, 1))
-    return plane.status == 0 and -plane.fun > 1e-7
+def _known(factor: Factor, lambdas: Mapping[str, Lambda]) -> Factor:
+    """A factor with its λ."""
+    if not isinstance(factor, Moment | MomentEach):
+        return factor
+    known = lambdas.get(factor.scorer.name)
+    if isinstance(factor, Moment) and isinstance(known, int | float):
+        return replace(factor, lambda_=float(known))
+    if isinstance(factor, MomentEach) and isinstance(known, ContextLambdas):
+        return replace(factor, lambda_=known)
+    kind = "one number" if isinstance(factor, Moment) else "one number for each context"
+    raise AttunementError(f"there is no λ for {factor.scorer.name}: {kind} is needed")

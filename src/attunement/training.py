@@ -3,13 +3,17 @@
 `update` is the only place where the parameters of a language model are changed. It adds up the
 gradients of micro-batches, clips, takes one AdamW step at the scheduled learning rate and moves
 the averaged weights. The gradient is the same for any split into micro-batches, because losses
-are sums over a micro-batch divided by the size of the whole step.
+are sums over a micro-batch divided by the size of the whole step. Several processes share the
+micro-batches out and sum their gradients (`processes`, `sharding`).
+
+What is trained, averaged and saved are a network's parameters that require a gradient; frozen ones,
+such as those under an adapter, are never touched and stand in no checkpoint.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from attunement import processes
 from attunement.core import AttunementError
+from attunement.sharding import full, is_sharded, local, split_like
 
 MicroBatch = TypeVar("MicroBatch")
 
@@ -61,7 +67,7 @@ class TrainingState:
     Attributes:
         module: The network that is trained.
         average: A network of the same shape that holds the averaged weights.
-        optimizer: AdamW over the module's parameters.
+        optimizer: AdamW over the module's trainable parameters.
         updates: How many updates were made.
     """
 
@@ -88,6 +94,11 @@ class UpdateInfo:
     learning_rate: float
 
 
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require a gradient, by name; tied ones stand once."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
 def start_training(
     module: nn.Module, average: nn.Module, settings: OptimizerSettings
 ) -> TrainingState:
@@ -97,16 +108,26 @@ def start_training(
         module: The network to train.
         average: An independent copy of it, for the averaged weights.
         settings: How it moves.
+
+    Raises:
+        AttunementError: Every parameter is frozen.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    parameters = trainable(module)
+    if not parameters:
+        raise AttunementError(
+            "every parameter of the policy is frozen, so there is nothing to train: start from a "
+            "model with parameters that require a gradient"
+        )
+    if not is_sharded(module):
+        processes.make_common(parameters.values())
     optimizer = torch.optim.AdamW(
-        parameters,
+        parameters.values(),
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
         weight_decay=settings.weight_decay,
     )
-    return TrainingState(module, average.requires_grad_(False), optimizer)
+    return TrainingState(module, average, optimizer)
 
 
 def scheduled_learning_rate(settings: OptimizerSettings, update: int) -> float:
@@ -136,14 +157,10 @@ def update(
         AttunementError: The gradient isn't finite; parameters are as before.
     """
     state.optimizer.zero_grad(set_to_none=True)
-    loss = 0.0
-    for batch in micro_batches:
-        share = loss_of(batch)
-        share.backward()
-        loss += float(share.detach())
-    rate = scheduled_learning_rate(settings, state.updates)
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-    norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
+    loss = _backward(state.module, parameters, list(micro_batches), loss_of)
+    rate = scheduled_learning_rate(settings, state.updates)
+    norm = float(full(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)))
     if not math.isfinite(norm):
         raise AttunementError(
             f"the gradient of update {state.updates + 1} isn't finite: lower the learning rate"
@@ -157,14 +174,53 @@ def update(
     return UpdateInfo(loss, norm, norm > settings.max_grad_norm, rate)
 
 
+def _backward(
+    module: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    parts: Sequence[MicroBatch],
+    loss_of: Callable[[MicroBatch], Tensor],
+) -> float:
+    """The gradient of the whole step on every process, from each one's own parts; its loss.
+
+    A sharded network gathers itself in every pass, so that all processes must make as many: one
+    that has run out of parts goes through the first again, for nothing.
+    """
+    own = parts[processes.rank() :: processes.count()]
+    loss = torch.zeros((), dtype=torch.float64)
+    with processes.alone():
+        for batch in own:
+            share = loss_of(batch)
+            # What a sharded network reduces is the mean over processes.
+            (share * processes.count() if is_sharded(module) else share).backward()
+            loss += share.detach().cpu().double()
+        rounds = -(-len(parts) // processes.count())
+        for _ in range(rounds - len(own) if is_sharded(module) else 0):
+            (loss_of(parts[0]) * 0.0).backward()
+    processes.sum_over_processes([loss])
+    if not is_sharded(module):
+        _sum_gradients(parameters)
+    return float(loss)
+
+
+def _sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Sum over processes; a parameter that no part of the step used keeps having no gradient."""
+    if processes.count() == 1:
+        return
+    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float64)
+    processes.sum_over_processes([used])
+    for parameter in (p for p, times in zip(parameters, used.tolist(), strict=True) if times):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        processes.sum_over_processes([parameter.grad])
+
+
 @torch.no_grad()
 def _move_average(state: TrainingState, decay: float) -> None:
     # Early on the average forgets faster, so that it isn't dominated by where it started.
     decay = min(decay, state.updates / (state.updates + 10))
-    for averaged, current in zip(
-        state.average.parameters(), state.module.parameters(), strict=True
-    ):
-        averaged.lerp_(current, 1 - decay)
+    averages, parameters = trainable(state.average), trainable(state.module)
+    for name, parameter in parameters.items():
+        local(averages[name]).lerp_(local(parameter), 1 - decay)
 
 
 def save_training(state: TrainingState, folder: Path) -> dict[str, int]:
@@ -172,11 +228,11 @@ def save_training(state: TrainingState, folder: Path) -> dict[str, int]:
     save_parameters(state.module, folder / "policy.safetensors")
     save_parameters(state.average, folder / "average.safetensors")
     moments = {
-        f"{index}.{key}": value.contiguous()
+        f"{index}.{key}": full(value).contiguous()
         for index, entry in state.optimizer.state_dict()["state"].items()
         for key, value in entry.items()
     }
-    save_file(moments, folder / "optimizer.safetensors")
+    write_tensors(moments, folder / "optimizer.safetensors")
     return {"updates": state.updates}
 
 
@@ -203,13 +259,15 @@ def _optimizer_entries(optimizer: torch.optim.AdamW, path: Path) -> dict[int, di
         index, _, key = name.partition(".")
         if index not in shapes or (key != "step" and tuple(value.shape) != shapes[index]):
             raise AttunementError(f"{path} holds the optimiser of another model")
-        entries.setdefault(int(index), {})[key] = value
+        split = value if key == "step" else split_like(value, parameters[int(index)])
+        entries.setdefault(int(index), {})[key] = split
     return entries
 
 
 def save_parameters(module: nn.Module, path: Path) -> None:
-    """Write a module's parameters by name; tied ones stand once."""
-    save_file({name: p.detach().contiguous() for name, p in module.named_parameters()}, path)
+    """Write a module's trainable parameters by name."""
+    tensors = {name: full(p.detach()).contiguous() for name, p in trainable(module).items()}
+    write_tensors(tensors, path)
 
 
 @torch.no_grad()
@@ -220,12 +278,26 @@ def load_parameters(module: nn.Module, path: Path) -> None:
         AttunementError: The file is missing, corrupt or of another model.
     """
     tensors = load_tensors(path)
-    own = dict(module.named_parameters())
+    own = trainable(module)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if {name: tuple(p.shape) for name, p in own.items()} != shapes:
         raise AttunementError(f"{path} holds the weights of another model")
     for name, parameter in own.items():
-        parameter.copy_(tensors[name])
+        parameter.copy_(split_like(tensors[name].to(parameter.device), parameter))
+
+
+@torch.no_grad()
+def copy_parameters(source: nn.Module, destination: nn.Module) -> None:
+    """Give one network the trainable parameters of another of the same shape, sharded or not."""
+    own = trainable(destination)
+    for name, parameter in trainable(source).items():
+        own[name].copy_(split_like(full(parameter), own[name]))
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file on the main process; all processes have the tensors."""
+    if processes.is_main():
+        save_file(dict(tensors), path)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,9 +1,13 @@
 """Small models with random weights and a byte-level tokenizer, made on the spot."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -73,3 +77,46 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 def five_token_model(request: pytest.FixtureRequest) -> PreTrainedModel:
     """A model whose outcomes can be enumerated."""
     return MAKERS[request.param](vocabulary=5, spread=0.15)
+
+
+def make_bart(vocabulary: int = 14, spread: float = 0.4) -> BartForConditionalGeneration:
+    """Starts from its end token, as every BART does, and has 32 positions."""
+    torch.manual_seed(0)
+    config = BartConfig(
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        d_model=16,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        vocab_size=vocabulary,
+        max_position_embeddings=32,
+        init_std=spread,
+        decoder_start_token_id=1,
+        forced_eos_token_id=1,
+        bos_token_id=0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    return BartForConditionalGeneration(config).eval()
+
+
+@pytest.fixture(params=["bart", "t5"])
+def make_encoder_decoder(
+    request: pytest.FixtureRequest, make_t5: Callable[..., PreTrainedModel]
+) -> Callable[..., PreTrainedModel]:
+    """Makes a model with an encoder, of either family."""
+    return make_t5 if request.param == "t5" else make_bart
+
+
+@pytest.fixture
+def encoder_decoder(make_encoder_decoder: Callable[..., PreTrainedModel]) -> PreTrainedModel:
+    """A model with an encoder, of the 14 tokens of `letters`."""
+    return make_encoder_decoder()
+
+
+@pytest.fixture
+def four_token_model(make_encoder_decoder: Callable[..., PreTrainedModel]) -> PreTrainedModel:
+    """A model with an encoder whose outcomes can be enumerated: padding, end, a, b."""
+    return make_encoder_decoder(vocabulary=4)

@@ -1,10 +1,10 @@
-import pytest
 import torch
 
 from attunement.core import Outcomes, Stop
 from attunement.distributions import decoding
-from attunement.distributions.decoding import decode, reserved_cache
+from attunement.distributions.decoding import decode
 from attunement.distributions.drawing import Reshape
+from attunement.distributions.reading import CausalReader
 
 AS_IT_IS = Reshape(torch.tensor([], dtype=torch.int64))
 PROMPTS = [(0,), (0, 5, 6, 7), (0,), (0, 9)] * 5
@@ -22,7 +22,8 @@ def no_text(rows):
 
 def run(model, outcomes, prompts=PROMPTS, decoder=no_text, seed=0):
     noise = uniforms(len(prompts), outcomes.max_new_tokens, seed)
-    return decode(model, prompts, noise, outcomes, decoder, AS_IT_IS)
+    reader = CausalReader(model, prompts, outcomes.max_new_tokens)
+    return decode(reader, noise, outcomes, decoder, AS_IT_IS)
 
 
 def test_compaction_changes_nothing(model, monkeypatch):
@@ -40,9 +41,10 @@ def test_compaction_changes_nothing(model, monkeypatch):
 def test_a_row_depends_on_its_prompt_and_uniforms_only(model):
     outcomes = Outcomes(0, Stop(0, further_tokens=frozenset(range(1, 20))), 8)
     noise = uniforms(len(PROMPTS), 8)
-    together = decode(model, PROMPTS, noise, outcomes, no_text, AS_IT_IS)
+    together = decode(CausalReader(model, PROMPTS, 8), noise, outcomes, no_text, AS_IT_IS)
     for row, prompt in enumerate(PROMPTS):
-        alone = decode(model, [prompt], noise[row : row + 1], outcomes, no_text, AS_IT_IS)
+        reader = CausalReader(model, [prompt], 8)
+        alone = decode(reader, noise[row : row + 1], outcomes, no_text, AS_IT_IS)
         torch.testing.assert_close(alone.tokens[0], together.tokens[row])
         torch.testing.assert_close(alone.log_prob[0], together.log_prob[row], atol=1e-4, rtol=0)
 
@@ -81,19 +83,3 @@ def test_a_text_stop_ends_at_the_first_token_that_meets_it(model):
         assert stopped.tokens[row, :length].tolist() == whole[:length]
         assert bool(stopped.finished[row]) == any(meets)
     assert stopped.finished.any()
-
-
-@pytest.mark.parametrize("limit", [9, 40])
-def test_the_reserved_cache_gives_the_logits_of_a_plain_pass(model, limit):
-    tokens = torch.randint(1, 257, (3, 9), generator=torch.Generator().manual_seed(0))
-    cache = reserved_cache(model, limit)
-    order = torch.tensor([2, 0, 0, 1])
-    with torch.no_grad():
-        expected = model(input_ids=tokens).logits[order]
-        first = model(input_ids=tokens[:, :4], past_key_values=cache, use_cache=True).logits
-        cache.batch_select_indices(order)
-        steps = [
-            model(input_ids=tokens[order][:, [place]], past_key_values=cache, use_cache=True).logits
-            for place in range(4, 9)
-        ]
-    torch.testing.assert_close(torch.cat([first[order], *steps], 1), expected, atol=1e-4, rtol=0)

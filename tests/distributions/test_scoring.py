@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from attunement.distributions import scoring
 from attunement.distributions.drawing import Reshape
-from attunement.distributions.scoring import chosen_log_prob, score
+from attunement.distributions.scoring import chosen_log_prob, every_log_prob, score
 
 CONTEXTS = [(0,), (0, 5, 6, 7), (0, 5), (0,), (0, 9, 9, 9, 9, 9)]
 COMPLETIONS = [[3, 4, 0], [8], [], [1, 2, 3, 4, 5, 6], [0]]
@@ -24,7 +24,7 @@ def plainly(model, context, completion):
 def test_scores_are_those_of_one_row_at_a_time(model, monkeypatch, tokens_a_pass):
     monkeypatch.setattr(scoring, "_TOKENS_A_PASS", tokens_a_pass)
     with torch.no_grad():
-        rows, columns, values = score(model, CONTEXTS, COMPLETIONS, AS_IT_IS)
+        rows, columns, values = score(model, CONTEXTS, COMPLETIONS, AS_IT_IS, chosen_log_prob)
         result = torch.zeros(5, 6).index_put((rows, columns), values)
         for row, (context, completion) in enumerate(zip(CONTEXTS, COMPLETIONS, strict=True)):
             if completion:
@@ -37,8 +37,8 @@ def test_scores_are_those_of_one_row_at_a_time(model, monkeypatch, tokens_a_pass
 
 def test_the_gradient_is_that_of_plain_autograd(model):
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.1])
-    _, _, values = score(model, CONTEXTS, COMPLETIONS, AS_IT_IS)
-    rows, _, _ = score(model, CONTEXTS, COMPLETIONS, AS_IT_IS)
+    _, _, values = score(model, CONTEXTS, COMPLETIONS, AS_IT_IS, chosen_log_prob)
+    rows, _, _ = score(model, CONTEXTS, COMPLETIONS, AS_IT_IS, chosen_log_prob)
     (values * weights[rows]).sum().backward()
     ours = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
@@ -50,6 +50,37 @@ def test_the_gradient_is_that_of_plain_autograd(model):
     total.backward()
     for mine, parameter in zip(ours, model.parameters(), strict=True):
         torch.testing.assert_close(mine, parameter.grad, atol=2e-4, rtol=1e-3)
+
+
+def test_every_token_is_scored_where_one_is(model):
+    with torch.no_grad():
+        first = score(model, CONTEXTS, COMPLETIONS, AS_IT_IS, chosen_log_prob)
+        rows, columns, every = score(model, CONTEXTS, COMPLETIONS, AS_IT_IS, every_log_prob)
+    places = zip(rows.tolist(), columns.tolist(), strict=True)
+    tokens = torch.tensor([COMPLETIONS[row][column] for row, column in places])
+    torch.testing.assert_close(every.gather(1, tokens[:, None])[:, 0], first[2])
+    torch.testing.assert_close(every.exp().sum(1), torch.ones(len(rows)))
+
+
+@pytest.mark.parametrize("tokens_a_pass", [1, 12, 8192])
+def test_scores_of_a_model_with_an_encoder(encoder_decoder, monkeypatch, tokens_a_pass):
+    monkeypatch.setattr(scoring, "_TOKENS_A_PASS", tokens_a_pass)
+    sources = [(1,), (5, 6, 1), (1,), (7, 7, 7, 7, 7, 1)]
+    completions = [[3, 4, 0], [8], [1, 2, 3, 4, 5, 6], [0]]
+    with torch.no_grad():
+        rows, columns, values = score(
+            encoder_decoder, [(3,)] * 4, completions, AS_IT_IS, chosen_log_prob, sources
+        )
+        result = torch.zeros(4, 6).index_put((rows, columns), values)
+        for row, (source, completion) in enumerate(zip(sources, completions, strict=True)):
+            ids = torch.tensor([[3, *completion[:-1]]])
+            passed = encoder_decoder(input_ids=torch.tensor([source]), decoder_input_ids=ids)
+            chosen = torch.arange(len(completion)), torch.tensor(completion)
+            expected = passed.logits[0].log_softmax(1)[chosen]
+            torch.testing.assert_close(
+                result[row, : len(completion)], expected, atol=1e-4, rtol=1e-5
+            )
+    assert len(rows) == sum(map(len, completions))
 
 
 @settings(deadline=None, max_examples=40)

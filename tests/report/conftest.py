@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from attunement.contributions import Contribution
 from attunement.core import Estimate
 from attunement.measuring import Measurement
-from attunement.recipes import ModelSettings, TargetSettings, TuneRecipe
+from attunement.recipes import ContextFit, ModelSettings, TargetSettings, TuneRecipe
 from attunement.runs import Run, write_json
 from attunement.training import UpdateInfo
 from attunement.tuning import Evaluation, StepInfo, TuningSettings
@@ -30,7 +31,38 @@ def estimate(value: float, stderr: float = 0.01, **further) -> Estimate:
     return Estimate(value, stderr, low, high, **(defaults | further))
 
 
+def contributions_of(target: TargetSettings, violated: float) -> tuple[Contribution, ...]:
+    """What each factor does, where half of the completions have a matched or rewarded feature."""
+
+    def row(kind: str, spec: str, slope: float) -> Contribution:
+        factor = {"kind": kind, "scorer": spec}
+        base, reached = (estimate(slope * share, 0.01) for share in (0.4, 0.5))
+        return Contribution(factor, base, reached, reached)
+
+    def constraint(spec: str) -> Contribution:
+        factor = {"kind": "constrain", "scorer": spec, "floor": target.floor}
+        if target.floor is not None:
+            costs = [estimate(math.log(target.floor) * share) for share in (0.58, violated, 0.0)]
+            return Contribution(factor, *costs)
+        return Contribution(
+            factor,
+            estimate(-math.inf),
+            estimate(-math.inf),
+            estimate(0.0, 0.0),
+            estimate(0.58),
+            estimate(violated),
+        )
+
+    return (
+        *(constraint(spec) for spec in target.constrain),
+        *(row("match", spec, 1.0) for spec in target.match),
+        *(row("match_each", spec, -1.0) for spec in target.match_each),
+        *(row("tilt", spec, weight / (target.beta or 1)) for spec, weight in target.tilt.items()),
+    )
+
+
 def measurement(
+    target: TargetSettings,
     features: Mapping[str, tuple[float, float, float]],
     at_policy: bool,
     generator: np.random.Generator,
@@ -64,6 +96,7 @@ def measurement(
         },
         log_ratios=torch.from_numpy(generator.normal(-0.05, 0.35, 900)),
         warnings=warnings,
+        factors=contributions_of(target, 0.069 if at_policy else 0.578),
     )
 
 
@@ -145,17 +178,23 @@ def write_run(tmp_path: Path) -> Writer:
         max_new_tokens: int | None = 64,
         lambdas: Mapping[str, float] | None = None,
         moments: Mapping[str, Estimate] | None = None,
+        context_fits: tuple[ContextFit, ...] = (),
+        fit_ess: float | None = None,
+        fit_khat: float | None = None,
         warnings: tuple[str, ...] = (),
         seed: int = 0,
     ) -> Run:
         target = TargetSettings(constrain=("compiles",)) if target is None else target
-        names = (*target.constrain, *target.match, *target.tilt)
+        names = (*target.constrain, *target.match, *target.match_each, *target.tilt)
         recipe = TuneRecipe(
             model=ModelSettings(base="tiny-python", max_new_tokens=max_new_tokens),
             target=target,
             settings=TuningSettings(max_steps=steps, evaluate_every=10, seed=seed),
             lambdas=dict(lambdas or {}),
             moments={key: value.to_json() for key, value in (moments or {}).items()},
+            context_fits=context_fits,
+            fit_ess=fit_ess,
+            fit_khat=fit_khat,
             versions={"python": "3.11", "attunement": "0.1.0"},
             command=f"attune tune tiny-python --constrain {' '.join(names)} --seed {seed}",
         )
@@ -165,8 +204,8 @@ def write_run(tmp_path: Path) -> Writer:
         features = {name: (0.42, 0.93, 1.0 if name in target.constrain else 0.5) for name in names}
         samples_of(run, names)
         if finished:
-            before = measurement(features, False, generator)
-            after = measurement(features, True, generator, warnings)
+            before = measurement(target, features, False, generator)
+            after = measurement(target, features, True, generator, warnings)
             write_json(
                 run.folder / "measurement.json",
                 {

@@ -109,6 +109,15 @@ def test_page_is_well_formed_and_needs_nothing_from_outside(write_run, tmp_path)
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_each_factor_of_a_composed_target_is_a_row(every_kind, tmp_path):
+    text = report([every_kind], tmp_path)
+    assert "Factors of the target, in nats per completion" in text
+    for words in ("constraint, floor 0.01", "match, mean 0.500, λ = 1.234", "β = 10"):
+        assert words in text
+    assert "forbids by itself, of the base" in text
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_samples_are_escaped(write_run, tmp_path):
     run = write_run()
     for when in ("before", "after", "target", "during"):

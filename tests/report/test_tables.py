@@ -3,7 +3,15 @@ import math
 from attunement.core import Estimate
 from attunement.recipes import TargetSettings
 from attunement.report.reading import read_run, read_runs
-from attunement.report.tables import NOTHING, ZERO, cell, comparison_table, run_table
+from attunement.report.tables import (
+    FACTOR_COLUMNS,
+    NOTHING,
+    ZERO,
+    cell,
+    comparison_table,
+    factor_table,
+    run_table,
+)
 
 
 def lines_of(groups):
@@ -33,6 +41,19 @@ def test_a_run_has_a_line_for_everything_that_was_measured(write_run):
     assert "−log Z" in lines["kl_policy_base"].cells[2].note
     assert lines["kl_policy_base"].cells[0] == ZERO
     assert all("max_new_tokens 64" in lines[n].meaning for n in ("compiles", "forbidden", "length"))
+
+
+def test_every_factor_has_a_line_of_what_it_does_by_itself(write_run):
+    target = TargetSettings(constrain=("compiles",), match={"length": 30.0}, tilt={"pep8": -1})
+    target = target.model_copy(update={"beta": 2.0})
+    lines = lines_of(factor_table(read_run(write_run("all", target))))
+    assert [c.value for c in lines["compiles"].cells] == ["−∞", "−∞", "0", "0.580", "0.069"]
+    assert lines["compiles"].cells[0].doubt is None
+    assert lines["compiles"].meaning == "constraint, hard"
+    assert [c.value for c in lines["pep8"].cells[:3]] == ["−0.200", "−0.250", "−0.250"]
+    assert lines["length"].cells[3:] == (NOTHING, NOTHING)
+    assert all(len(line.cells) == len(FACTOR_COLUMNS) for line in lines.values())
+    assert factor_table(read_run(write_run("unfinished", finished=False))) == ()
 
 
 def test_what_is_absent_is_a_dash(write_run, edit):

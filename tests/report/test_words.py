@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attunement.core import Estimate
-from attunement.recipes import TargetSettings
+from attunement.recipes import ContextFit, TargetSettings
 from attunement.report.reading import read_run
 from attunement.report.words import (
     comparison_warnings,
@@ -14,6 +14,7 @@ from attunement.report.words import (
     how_moved,
     interval,
     number,
+    parameters,
     satisfies,
     terms,
     verdict,
@@ -68,6 +69,63 @@ def test_every_factor_is_a_term(write_run):
         "2 · length(x) / 4",
     ]
     assert "isn't fitted" in found[3].caption
+
+
+def held_in(*values: float) -> tuple[ContextFit, ...]:
+    return tuple(
+        ContextFit(
+            context=index,
+            digest="d",
+            lambdas={"length": index - 1.5},
+            moments={"length": replace(SOUND, value=v, low=v - 0.2, high=v + 0.2).to_json()},
+        )
+        for index, v in enumerate(values)
+    )
+
+
+def test_a_moment_that_is_held_in_every_context_says_how_far_it_is_held(write_run):
+    target = TargetSettings(match_each={"length": 0.5})
+    unfitted = terms(read_run(write_run("unfitted", target)))[1]
+    assert "isn't fitted yet" in unfitted.caption
+    reading = read_run(write_run("held", target, context_fits=held_in(0.45, 0.9, 0.5)))
+    found = terms(reading)[1]
+    assert found.formula == "λ(c) · length(x)"
+    assert "λ from −1.500 to 0.500" in found.caption
+    assert "holds it in 2 of 3 contexts; the furthest off is 0.900 [0.700, 1.100]" in found.sentence
+    words = parameters(reading.recipe.factors[0])
+    assert words == "match in each of 3 contexts, mean 0.500, λ from −1.500 to 0.500"
+
+
+def test_parameters_stand_in_a_few_words(write_run):
+    target = TargetSettings(
+        constrain=("compiles",), floor=0.1, match={"length": 30}, tilt={"pep8": -1}, beta=2
+    )
+    reading = read_run(write_run("all", target, lambdas={"length": 0.25}))
+    assert [parameters(factor) for factor in reading.recipe.factors] == [
+        "constraint, floor 0.1",
+        "match, mean 30.00, λ = 0.250",
+        "tilt, weight −1.000, β = 2",
+    ]
+    assert parameters(read_run(write_run("hard")).recipe.factors[0]) == "constraint, hard"
+
+
+def test_a_fit_on_few_samples_is_a_warning(write_run):
+    target = TargetSettings(match={"length": 30.0})
+    few = read_run(write_run("few", target, fit_ess=7.5, fit_khat=0.9))
+    found = " ".join(warnings(few))
+    assert "λ rests on 7.5 effective samples: fit it on more samples, or start from a" in found
+    assert "λ was solved on weights with k̂ = 0.90" in found
+    enough = read_run(write_run("enough", target, fit_ess=700.0, fit_khat=0.1))
+    assert "λ" not in " ".join(warnings(enough))
+
+
+def test_a_context_whose_moment_is_doubtful_is_a_warning(write_run):
+    rows = held_in(0.5, 0.5)
+    rows[1].moments["length"]["ess"] = 3.0
+    reading = read_run(
+        write_run("held", TargetSettings(match_each={"length": 0.5}), context_fits=rows)
+    )
+    assert any("In 1 of 2 contexts the reached moment length" in text for text in warnings(reading))
 
 
 def test_prompts_make_the_formula_conditional(write_run, edit):

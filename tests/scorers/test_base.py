@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attunement.core import AttunementError, Samples, Scorer, Scores
-from attunement.scorers.base import NamedScorer, as_scores, describe, evaluate, suggestion
+from attunement.scorers.base import (
+    NamedScorer,
+    as_scores,
+    describe,
+    evaluate,
+    require_applicable,
+    suggestion,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -83,6 +90,13 @@ def test_describe_shows_the_beginning(make_samples):
     assert describe(samples, 0) == "sample 0 ('short')"
     assert describe(samples, 1) == f"sample 1 ('{'x' * 60}'...)"
     assert describe(make_samples(["a"], decoded=False), 0) == "sample 0"
+
+
+def test_a_feature_must_apply_to_some_sample():
+    some, none = as_scores([None, 0.0]), as_scores([None, None])
+    require_applicable({"some": some})
+    with pytest.raises(AttunementError, match="the scorer none applies to none of 2 samples"):
+        require_applicable({"some": some, "none": none})
 
 
 def test_suggestion():

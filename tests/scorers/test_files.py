@@ -8,6 +8,7 @@ import pytest
 
 from attunement.core import AttunementError
 from attunement.scorers import evaluate, load_function, load_scorer
+from attunement.scorers.files import read_lines
 
 SOURCE = """
 from __future__ import annotations
@@ -129,3 +130,30 @@ def test_a_file_that_is_not_there(tmp_path):
     (tmp_path / "folder.py").mkdir()
     with pytest.raises(AttunementError, match="can't read"):
         load_function(f"{tmp_path / 'folder.py'}:f")
+
+
+def test_a_copy_is_run_in_place_of_the_file(file, make_samples):
+    copy = file.with_name("copy.py")
+    copy.write_text(file.read_text())
+    file.unlink()
+    scorer = load_scorer(f"{file}:count_words", copy)
+    assert (scorer.name, scorer.path) == (f"{file}:count_words", copy)
+    assert evaluate(scorer, make_samples(["a b"])).values.tolist() == [2]
+
+
+def test_lines_that_hold_something(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes("\ufeffa \r\n\n  \nb\tc".encode())
+    assert list(read_lines(path)) == [(1, "a "), (4, "b\tc")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\n", "holds nothing"), (b"\xff", "no text in UTF-8"), (None, "can't read .*No such file")],
+)
+def test_a_list_that_can_not_be_read(tmp_path, content, message):
+    path = tmp_path / "list.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(AttunementError, match=message):
+        list(read_lines(path))

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,12 +17,33 @@ from attunement.scorers import (
     regex,
     uses_name,
 )
-from attunement.scorers.specs import SCORERS, SCORERS_OF_ARGUMENT
+from attunement.scorers.specs import (
+    SCORERS,
+    SCORERS_OF_ARGUMENT,
+    SCORERS_OF_FILE,
+    SCORERS_OF_SETTINGS,
+)
+
+SETTINGS = {"column": "text", "minimum": "2"}
 
 
-def test_a_name_builds_its_scorer_again(make_samples):
-    specs = [*SCORERS, *(f"{name}:x" for name in SCORERS_OF_ARGUMENT)]
-    samples = make_samples(["x = 1\n", "", "def f("])
+def test_a_name_builds_its_scorer_again(make_samples, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.tsv").write_text("x\ty\n")
+    specs = [
+        *(name for name in SCORERS if name not in ("sentiment", "toxicity")),
+        *(f"{name}:x" for name in SCORERS_OF_ARGUMENT if name != "classifier"),
+        *SCORERS_OF_SETTINGS,
+        *(f"{name}:x.tsv" for name in SCORERS_OF_FILE),
+    ]
+    for name, known in {**SCORERS_OF_SETTINGS, **SCORERS_OF_FILE}.items():
+        keys = [key for key in reversed(known.keys) if key in SETTINGS]
+        said = ",".join(f"{key}={SETTINGS[key]}" for key in keys)
+        file = "x.tsv," if name in SCORERS_OF_FILE else ""
+        specs += [f"{name}:{file}{said}"] if said else []
+    samples = make_samples(
+        ["x = 1\n", "", "def f("], prompts=["x"] * 3, columns=[{"text": "x 1"}] * 3
+    )
     for spec in specs:
         scorer = parse_scorer(spec)
         assert isinstance(scorer, Scorer)
@@ -28,6 +52,43 @@ def test_a_name_builds_its_scorer_again(make_samples):
         assert hash(parse_scorer(spec)) == hash(scorer)
         assert evaluate(scorer, samples).values.shape == (3,)
     assert len({parse_scorer(spec) for spec in specs}) == len(specs)
+
+
+def test_every_name_is_explained():
+    page = (Path(__file__).parents[2] / "docs" / "scorers.md").read_text(encoding="utf-8")
+    for name in (*SCORERS, *SCORERS_OF_ARGUMENT, *SCORERS_OF_SETTINGS, *SCORERS_OF_FILE):
+        assert re.search(rf"^\|.*`{name}[:`]", page, re.MULTILINE), name
+
+
+def test_a_models_name_builds_its_scorer_again():
+    for spec in ("sentiment", "toxicity", "classifier:a/b=c"):
+        assert parse_scorer(spec).name == spec
+        assert parse_scorer(spec) == parse_scorer(spec)
+
+
+def test_settings_reach_the_scorer(make_samples):
+    samples = make_samples(
+        ["in Rome", "in Rome and Oslo"],
+        prompts=["Oslo"] * 2,
+        columns=[{"text": "of Rome, Oslo"}] * 2,
+    )
+
+    def score(spec):
+        return evaluate(parse_scorer(spec), samples).values.tolist()
+
+    assert score("entities_in_source") == [0, 0]
+    assert score("entities_in_source:column=text") == [1, 1]
+    assert score("entities_in_source:minimum=2,column=text") == [0, 1]
+    assert score("entities_in_source_share") == [0, 0.5]
+
+
+def test_a_copy_of_the_file_is_read_in_its_place(tmp_path, make_samples):
+    copy = tmp_path / "copy.txt"
+    copy.write_text("b\n")
+    scorer = parse_scorer("lexicon:gone.txt", copy)
+    assert isinstance(scorer, FileScorer)
+    assert (scorer.name, scorer.path) == ("lexicon:gone.txt", copy)
+    assert evaluate(scorer, make_samples(["a", "b"])).values.tolist() == [0, 1]
 
 
 @settings(deadline=None)
@@ -54,7 +115,7 @@ def test_a_file(tmp_path, make_samples):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("compile", r"no scorer 'compile'; did you mean compiles\? there is ast_nodes, compiles,"),
+        ("compile", r"no scorer 'compile'; did you mean compiles\? there is ast_nodes, class"),
         ("use_name:self", r"did you mean uses_name:"),
         ("", r"no scorer ''; there is ast_nodes"),
         ("compiles:3", "compiles takes no argument: write compiles, not compiles:3"),
@@ -63,6 +124,16 @@ def test_a_file(tmp_path, make_samples):
         ("contains:", "contains needs an argument"),
         ("regex:(", "is not a regular expression"),
         ("uses_name:a b", "identifier"),
+        ("entities_in_source:", "needs settings behind the colon, or none of the two"),
+        ("entities_in_source:spcy=x", r"no setting 'spcy=x'; did you mean spacy=...\?"),
+        ("entities_in_source_share:minimum=4", "no setting 'minimum=4'"),
+        ("entities_in_source:spacy=no_such", "no spaCy pipeline 'no_such'"),
+        ("identifiers_in_source:minimum=a", "'a' is not a whole number"),
+        ("classifier:model", "classifier:MODEL=LABEL"),
+        ("sentiment:film", "sentiment takes no argument"),
+        ("lexicon", "lexicon needs an argument: write lexicon:"),
+        ("lexicon:absent.txt", "can't read absent.txt: No such file"),
+        ("glossary:column=a", "glossary:column=a names no file"),
         ("mine.py", "write path.py:function"),
         ("absent/mine.py:f", "can't read absent/mine.py"),
     ],

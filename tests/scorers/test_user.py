@@ -169,10 +169,6 @@ def test_numbers_and_none(make_samples, numbers):
         return numbers[: len(texts)]
 
     samples = make_samples(["x"] * len(numbers))
-    if all(number is None for number in numbers):
-        with pytest.raises(AttunementError, match="function returned None for all"):
-            score(function, samples)
-        return
     scores = evaluate(read_scorer(function), samples)
     assert scores.applicable.tolist() == [number is not None for number in numbers]
     assert scores.values.tolist() == [float(number or 0) for number in numbers]
@@ -213,7 +209,6 @@ def test_no_samples(make_samples):
         ("ab", r"judge returned a str for 2 samples"),
         (None, r"judge returned a NoneType for 2 samples"),
         (torch.tensor(1.0), r"judge returned a Tensor for 2 samples"),
-        ([None, None], r"judge returned None for all 2 samples, from sample 0 \('first'\)"),
     ],
 )
 def test_other_results_are_errors(make_samples, returned, message):

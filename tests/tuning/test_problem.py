@@ -104,3 +104,9 @@ def test_the_plain_reward_may_be_gone_up_where_a_divergence_is_infinite(hard):
     settings = TuningSettings(objective=Objective.REWARD, batch_size=32, bank_size=128)
     problem, state = init(hard, None, settings)
     assert math.isfinite(step(problem, state).update.gradient_norm)
+
+
+def test_a_scorer_that_applies_to_nothing_is_an_error(base):
+    target = Target(base).tilt(lambda texts: [None] * len(texts), beta=1.0)
+    with pytest.raises(AttunementError, match="applies to none of 128 samples"):
+        init(target, None, SMALL)

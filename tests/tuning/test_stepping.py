@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from attunement.core import Context, Samples
+from attunement.distributions.tabular import Tabular
 from attunement.divergences import DIVERGENCES, jensen_shannon
 from attunement.objectives import Baseline
 from attunement.targets import Target
@@ -195,3 +196,31 @@ def test_a_step_holds_the_logits_of_all_tokens_once():
         check=True,
     )
     assert float(done.stdout) < 1.5
+
+
+def test_a_step_whose_samples_a_reward_says_nothing_of_goes_on():
+    """A reward for one of several tasks gives None for the others, as TRL's do."""
+    generator = torch.Generator().manual_seed(1)
+    base = Tabular.random(3, 3, generator=generator, prompts=("p", "q"))
+
+    def of_p(prompts, completions):
+        pairs = zip(prompts, completions, strict=True)
+        return [float("a" in text) if prompt == "p" else None for prompt, text in pairs]
+
+    contexts = (Context("p"), Context("q"))
+    target = Target(base).tilt(of_p, beta=0.5)
+    settings = SMALL.model_copy(update={"samples_per_context": 64})  # one context a step
+    problem, state = init(target, contexts, settings)
+    for _ in range(30):
+        step(problem, state)
+    support = base.enumerate(contexts)
+    log_score = support.log_prob + target.log_potential(support)
+    of_each = support.context_index.bool(), ~support.context_index.bool()
+    moved = [state.policy.log_prob(support)[rows].detach() for rows in of_each]
+    before = [support.log_prob[rows] for rows in of_each]
+    wanted = [log_score[rows].log_softmax(0) for rows in of_each]
+    assert torch.allclose(moved[0], before[0], atol=1e-6)
+    assert torch.equal(log_score[of_each[0]], before[0])
+    assert (
+        jensen_shannon.exact(moved[1], wanted[1]) < jensen_shannon.exact(before[1], wanted[1]) / 4
+    )

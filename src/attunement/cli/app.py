@@ -41,6 +41,7 @@ def main() -> None:
         status = app(standalone_mode=False)
         if status == _INTERRUPTED:
             raise KeyboardInterrupt
+        _leave()
         sys.exit(status)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; what was written is kept: go on with attune tune --resume", 1)
@@ -49,6 +50,14 @@ def main() -> None:
         if sentence is None:
             raise
         _fail(sentence, status)
+
+
+def _leave() -> None:
+    """Part from the other processes, if a command has joined them."""
+    if "attunement.processes" in sys.modules:
+        from attunement import processes
+
+        processes.leave()
 
 
 def _explain(error: Exception) -> tuple[int, str | None]:

@@ -14,6 +14,7 @@ from attunement.cli.options import (
     Floor,
     Json,
     Match,
+    MatchEach,
     MaxNewTokens,
     Prompt,
     Prompts,
@@ -21,10 +22,10 @@ from attunement.cli.options import (
     StopPreset,
     Threads,
     Tilt,
+    begin,
     model_settings,
     print_json,
     read_prompts,
-    set_threads,
     target_settings,
     usage,
 )
@@ -37,6 +38,7 @@ def measure(
     constrain: Constrain = None,
     floor: Floor = None,
     match: Match = None,
+    match_each: MatchEach = None,
     tilt: Tilt = None,
     beta: Beta = None,
     max_new_tokens: MaxNewTokens = None,
@@ -53,12 +55,13 @@ def measure(
     """Measure how far a run's policy, or any model, is from a target."""
     from attunement import jobs
     from attunement.console import print_measurement
+    from attunement.distributions.language import require_same_tokens
     from attunement.measuring import measure as measure_policy
     from attunement.runs import Run, generator_for
 
-    set_threads(threads)
+    begin(threads)
     with usage():
-        wanted = target_settings(constrain, floor, match, tilt, beta)
+        wanted = target_settings(constrain, floor, match, match_each, tilt, beta)
         contexts = read_prompts(prompt, prompts)
         is_run = jobs.is_run(model)
         if is_run and (wanted.has_factors or base is not None):
@@ -75,8 +78,9 @@ def measure(
         settings = model_settings(base or model, max_new_tokens, stop, stop_preset, dtype, device)
         generator = generator_for(seed)
         loaded = settings.load()
-        built = wanted.build(loaded).fit(contexts, generator=generator)
         policy = loaded if base is None else settings.resolved(loaded).load(model)
+        require_same_tokens(loaded, policy, model)
+        built = wanted.build(loaded).fit(contexts, generator=generator)
         measured = measure_policy(built, policy, contexts, n=n, generator=generator)
     if as_json:
         print_json(measured.to_json(model))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,10 @@ Floor = Annotated[
 ]
 Match = Annotated[
     list[str] | None, typer.Option(help="SPEC=NUMBER: the mean that a feature shall have.")
+]
+MatchEach = Annotated[
+    list[str] | None,
+    typer.Option(help="SPEC=NUMBER: the mean that a feature shall have in every context."),
 ]
 Tilt = Annotated[list[str] | None, typer.Option(help="SPEC=WEIGHT: a reward; negative for a cost.")]
 Beta = Annotated[float | None, typer.Option(help="The reward's temperature; with --tilt.")]
@@ -64,12 +70,21 @@ def as_option(parameter: str) -> str:
     return "--" + parameter.replace("_", "-")
 
 
-def set_threads(threads: int | None) -> None:
-    """Compute with so many threads; None leaves torch its own choice."""
-    if threads is not None:
-        import torch
+def begin(threads: int | None) -> None:
+    """Join the processes of a launcher, of which the main one speaks, and set the threads.
 
+    Args:
+        threads: So many; None leaves torch its own choice.
+    """
+    import torch
+
+    from attunement import processes
+
+    processes.join()
+    if threads is not None:
         torch.set_num_threads(threads)
+    if not processes.is_main():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - till the very end
 
 
 def model_settings(
@@ -99,6 +114,7 @@ def target_settings(
     constrain: list[str] | None,
     floor: float | None,
     match: list[str] | None,
+    match_each: list[str] | None,
     tilt: list[str] | None,
     beta: float | None,
 ) -> TargetSettings:
@@ -109,6 +125,7 @@ def target_settings(
         constrain=tuple(constrain or ()),
         floor=floor,
         match=_numbers("--match", match),
+        match_each=_numbers("--match-each", match_each),
         tilt=_numbers("--tilt", tilt),
         beta=beta,
     )

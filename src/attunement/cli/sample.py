@@ -15,6 +15,7 @@ from attunement.cli.options import (
     Floor,
     Json,
     Match,
+    MatchEach,
     MaxNewTokens,
     Prompt,
     Prompts,
@@ -22,9 +23,9 @@ from attunement.cli.options import (
     StopPreset,
     Threads,
     Tilt,
+    begin,
     model_settings,
     read_prompts,
-    set_threads,
     target_settings,
     usage,
 )
@@ -39,6 +40,7 @@ def sample(
     constrain: Constrain = None,
     floor: Floor = None,
     match: Match = None,
+    match_each: MatchEach = None,
     tilt: Tilt = None,
     beta: Beta = None,
     acceptance: Annotated[
@@ -59,16 +61,18 @@ def sample(
     from attunement import jobs
     from attunement.runs import Run, generator_for
 
-    set_threads(threads)
+    begin(threads)
     generator = generator_for(seed)
     with usage():
-        wanted = target_settings(constrain, floor, match, tilt, beta)
+        wanted = target_settings(constrain, floor, match, match_each, tilt, beta)
         contexts = read_prompts(prompt, prompts)
         is_run = jobs.is_run(model)
         if is_run and wanted.has_factors:
             raise typer.BadParameter("a run has its own target: use --target, or name a model")
         if target and not is_run:
-            raise typer.BadParameter(f"{model} is no run: give --constrain, --match or --tilt")
+            raise typer.BadParameter(
+                f"{model} is no run: give --constrain, --match, --match-each or --tilt"
+            )
         wanted.check()
     if is_run:
         run = Run.open(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from attunement.cli.options import (
     Floor,
     Json,
     Match,
+    MatchEach,
     MaxNewTokens,
     Prompt,
     Prompts,
@@ -25,16 +27,16 @@ from attunement.cli.options import (
     Threads,
     Tilt,
     as_option,
+    begin,
     model_settings,
     print_json,
     read_prompts,
-    set_threads,
     target_settings,
     usage,
 )
 
 if TYPE_CHECKING:
-    from attunement.core import Context
+    from attunement.core import Context, Scorer
     from attunement.recipes import TuneRecipe
     from attunement.runs import Run
 
@@ -51,6 +53,7 @@ def tune(
     constrain: Constrain = None,
     floor: Floor = None,
     match: Match = None,
+    match_each: MatchEach = None,
     tilt: Tilt = None,
     beta: Beta = None,
     objective: Annotated[
@@ -83,6 +86,10 @@ def tune(
     ] = None,
     proposal_top_p: Annotated[
         float | None, typer.Option(help="Top-p of the policy's half of a mixture [1].")
+    ] = None,
+    fully_shard: Annotated[
+        bool | None,
+        typer.Option("--fully-shard", help="Split parameters among several processes (FSDP2)."),
     ] = None,
     replay: Annotated[
         int | None, typer.Option(help="Earlier batches that a step learns from again [0].")
@@ -139,7 +146,7 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Move a model towards a target and report the distance left."""
-    set_threads(threads)
+    begin(threads)
     if resume or recipe is not None:
         _refuse_others(context)
     if resume:
@@ -151,7 +158,7 @@ def tune(
                 asked, contexts = _read_again(recipe, output_dir)
             else:
                 model = model_settings(base, max_new_tokens, stop, stop_preset, dtype, device)
-                target = target_settings(constrain, floor, match, tilt, beta)
+                target = target_settings(constrain, floor, match, match_each, tilt, beta)
                 asked = _recipe(
                     context,
                     model=model,
@@ -160,8 +167,9 @@ def tune(
                     proposal_model=proposal_model,
                 )
                 contexts = read_prompts(prompt, prompts)
-            asked.check()
-        run = _start(asked, output_dir, contexts)
+            scorer_of = _scorer_of(asked, recipe)
+            asked.check(scorer_of)
+        run = _start(asked, output_dir, contexts, scorer_of)
     _conclude(run, as_json)
 
 
@@ -214,12 +222,24 @@ def _read_again(path: Path, output_dir: Path) -> tuple[TuneRecipe, tuple[Context
     return recipe.model_copy(update={"command": command}), contexts
 
 
-def _start(asked: TuneRecipe, folder: Path, contexts: tuple[Context, ...] | None) -> Run:
+def _scorer_of(asked: TuneRecipe, recipe: Path | None) -> Callable[[str], Scorer]:
+    """From SPEC to scorer; a run's recipe has the files of its scorers beside it."""
+    from attunement.scorers import parse_scorer, scorers_of
+
+    return parse_scorer if recipe is None else scorers_of(recipe.parent, asked.scorer_files)
+
+
+def _start(
+    asked: TuneRecipe,
+    folder: Path,
+    contexts: tuple[Context, ...] | None,
+    scorer_of: Callable[[str], Scorer],
+) -> Run:
     from attunement import jobs
     from attunement.console import show_progress
 
     with show_progress(asked.settings.max_steps) as callbacks:
-        return jobs.tune(asked, folder, contexts, callbacks)
+        return jobs.tune(asked, folder, contexts, callbacks, scorer_of)
 
 
 def _resume(folder: Path) -> Run:
@@ -234,12 +254,14 @@ def _resume(folder: Path) -> Run:
 
 
 def _conclude(run: Run, as_json: bool) -> None:
-    """Write the page and print what was measured."""
-    from attunement import jobs
+    """Write the page and print what was measured, on the main process."""
+    from attunement import jobs, processes
     from attunement.console import print_measurement
     from attunement.report import write_report
     from attunement.runs import MEASUREMENT, REPORT, read_json
 
+    if not processes.is_main():
+        return
     report = run.folder / REPORT
     write_report([run], report)
     if as_json:

@@ -3,10 +3,10 @@
 PyTorch's fused attention is made for many queries; for a single one, on a CPU, its fixed cost is
 most of what it costs. `single_query_attention` has the same value to rounding:
 
-    softmax(q·Kᵀ·scale) · V
+    softmax(q·Kᵀ·scale + bias) · V
 
 It is offered to transformers under a name of its own and asked for while decoding only. Whatever
-it doesn't cover (many queries, narrower floats, an additive mask or bias) goes to the
+it doesn't cover (many queries, narrower floats, an additive mask) goes to the
 implementation that it stands in for, so a model computes what it always does. A model on a GPU, or
 with a part that asks for another implementation, is left alone.
 """
@@ -35,6 +35,7 @@ def single_query_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    position_bias: Tensor | None = None,
     **further: Any,
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers calls it.
@@ -47,6 +48,7 @@ def single_query_attention(
         attention_mask: [B, 1, Q, S] bool, true where a query may look, or None for everywhere.
         dropout: Share of the weights that is dropped; 0 in eval mode.
         scaling: What products are multiplied by; 1/√D where None.
+        position_bias: [B or 1, H, Q, S], added to the products, as in T5; or None.
         **further: What other implementations may want.
 
     Returns:
@@ -59,17 +61,27 @@ def single_query_attention(
         and query.dtype == torch.float32
         and key.shape[0] == batch
         and (attention_mask is None or attention_mask.dtype == torch.bool)
-        and all(further.get(name) is None for name in ("position_bias", "softcap"))
+        and further.get("softcap") is None
     )
     if not covered:
         return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, **further
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout,
+            scaling,
+            position_bias=position_bias,
+            **further,
         )
     grouped = query.reshape(batch * key.shape[1], heads // key.shape[1], width)
     scale = 1 / math.sqrt(width) if scaling is None else scaling
     weights = torch.bmm(grouped * scale, key.flatten(0, 1).mT)
+    by_row = weights.view(batch, heads, -1)
+    if position_bias is not None:
+        by_row += position_bias[:, :, 0]
     if attention_mask is not None:
-        by_row = weights.view(batch, heads, -1)
         by_row.masked_fill_(~attention_mask[:, :, 0], -math.inf)
     attended = torch.bmm(weights.softmax(2), value.flatten(0, 1))
     return attended.view(batch, 1, heads, -1), None

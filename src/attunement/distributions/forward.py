@@ -1,4 +1,4 @@
-"""One forward pass of a causal language model: what it costs is the body and the head.
+"""One forward pass of a language model: what it costs is the body and the head.
 
 The head (hidden width times vocabulary) is as dear as several layers, so it should only see the
 positions whose logits are wanted. `logits_at` narrows the input of the model's own head: whatever
@@ -29,11 +29,16 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
+def vocabulary_of(model: PreTrainedModel) -> int:
+    """V, the tokens that a language model has logits for."""
+    return model.config.get_text_config(decoder=True).vocab_size
+
+
 def logits_at(model: PreTrainedModel, chosen: Tensor, inputs: Mapping[str, object]) -> Tensor:
     """The logits at some positions of a batch.
 
     Args:
-        model: A causal language model.
+        model: A language model, with an encoder or without.
         chosen: [B, W] bool, M of them true.
         inputs: The arguments of the model's `forward`.
 

@@ -1,24 +1,48 @@
 """Prompts: from contexts to token ids, and from ids to texts.
 
 Everything that a model is conditioned on goes through here, so that two readers of one context
-always see the same ids: a text is tokenised without the tokenizer's own special tokens and
-follows the start token of the outcomes; a conversation is rendered by the tokenizer's chat
-template, which writes its own start.
+always see the same ids. For a causal model a text is tokenised without the tokenizer's own special
+tokens and follows the start token of the outcomes. For an encoder it is tokenised with them, as
+such models were trained: to T5 the empty text is its end token. A conversation is rendered by the
+tokenizer's chat template, which writes its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from attunement.core import AttunementError, Context, Message, Outcomes
+from attunement.core import AttunementError, Context, Message, Outcomes, Samples
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Contexts as a model is to read them.
+
+    Attributes:
+        contexts: C contexts.
+        heads: C rows of ids that the completions go on from.
+        sources: C rows of ids for the encoder, or none where there is no encoder.
+    """
+
+    contexts: tuple[Context, ...]
+    heads: tuple[tuple[int, ...], ...]
+    sources: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def lengths(self) -> Tensor:
+        """[C] int64: tokens to read of each."""
+        return torch.tensor([len(row) for row in self.sources or self.heads])
 
 
 def tokenize_contexts(
     tokenizer: PreTrainedTokenizerBase, contexts: Sequence[Context], start: int | None
 ) -> tuple[tuple[int, ...], ...]:
-    """The token ids of each context, the start token included.
+    """The token ids of each context for a causal model, the start token included.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -49,6 +73,37 @@ def tokenize_contexts(
     return tuple(rows)
 
 
+def tokenize_sources(
+    tokenizer: PreTrainedTokenizerBase, contexts: Sequence[Context]
+) -> tuple[tuple[int, ...], ...]:
+    """The token ids of each context for an encoder, the tokenizer's special tokens included.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        contexts: C contexts.
+
+    Returns:
+        C rows of ids.
+
+    Raises:
+        AttunementError: A conversation needs a chat template that the tokenizer doesn't have, or
+            a context is left without any token.
+    """
+    rows = []
+    for index, context in enumerate(contexts):
+        if isinstance(context.prompt, str):
+            ids = tuple(tokenizer.encode(context.prompt, add_special_tokens=True))
+        else:
+            ids = _text_ids(tokenizer, _render(tokenizer, context.prompt, index))
+        if not ids:
+            raise AttunementError(
+                f"context {index} is empty and the tokenizer adds no token of its own, so the "
+                "encoder has nothing to read: give it a prompt"
+            )
+        rows.append(ids)
+    return tuple(rows)
+
+
 def decode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
     """The text of each row of ids, special tokens left out."""
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -56,7 +111,7 @@ def decode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]
 
 
 def context_limit(config: PreTrainedConfig) -> int | None:
-    """How many tokens a model can read, prompt and completion together; None is no limit."""
+    """How many tokens a model can read in one sequence; None is no limit."""
     return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
@@ -79,6 +134,44 @@ def check_lengths(
                 f"prompt {index} has {len(tokens)} tokens, which with "
                 f"max_new_tokens={outcomes.max_new_tokens} is beyond the model's context of "
                 f"{limit}: shorten the prompt or lower max_new_tokens"
+            )
+
+
+def check_source_lengths(
+    sources: Sequence[Sequence[int]], outcomes: Outcomes, limit: int | None
+) -> None:
+    """Check that an encoder can read every prompt, and a decoder every completion.
+
+    Raises:
+        AttunementError: One is too long; the message names the first such prompt.
+    """
+    if limit is None:
+        return
+    if outcomes.max_new_tokens > limit:
+        raise AttunementError(
+            f"max_new_tokens={outcomes.max_new_tokens} is beyond the model's {limit} positions: "
+            "lower it"
+        )
+    for index, tokens in enumerate(sources):
+        if len(tokens) > limit:
+            raise AttunementError(
+                f"prompt {index} has {len(tokens)} tokens, beyond the {limit} that the model's "
+                "encoder can read: shorten it"
+            )
+
+
+def check_scored_lengths(samples: Samples, limit: int | None) -> None:
+    """Check that a model can read given completions after what they go on from.
+
+    Raises:
+        AttunementError: One is too long; the message names its context.
+    """
+    for index, length in zip(samples.context_index.tolist(), samples.lengths.tolist(), strict=True):
+        total = len(samples.context_tokens[index]) + length - 1
+        if limit is not None and total > limit:
+            raise AttunementError(
+                f"a completion of context {index} needs {total} positions, beyond the "
+                f"model's context of {limit}"
             )
 
 

@@ -23,7 +23,16 @@ class Kind(StrEnum):
 
     CONSTRAIN = "constrain"
     MATCH = "match"
+    MATCH_EACH = "match_each"
     TILT = "tilt"
+
+
+@dataclass(frozen=True)
+class Held:
+    """A moment in one of the contexts that it is held in: its λ, and the mean that is reached."""
+
+    lambda_: float
+    reached: Estimate
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,9 @@ class Factor:
         spec: The feature, as on the command line.
         floor: Of a constraint: the factor of what violates it; None where it is hard.
         mean: Of a match: the mean that was asked for.
-        lambda_: Of a match: λ, or None before it is fitted.
+        lambda_: Of a match on average over contexts: λ, or None before it is fitted.
         reached: Of a match: the mean under the fitted target, on fresh samples.
+        held: Of a match in every context: λ and the mean reached, for each.
         weight: Of a tilt.
         beta: Of a tilt: the temperature.
     """
@@ -47,25 +57,15 @@ class Factor:
     mean: float | None = None
     lambda_: float | None = None
     reached: Estimate | None = None
+    held: tuple[Held, ...] = ()
     weight: float = 1.0
     beta: float = 1.0
 
     @property
-    def slope(self) -> float | None:
-        """What log P gains, in nats, for each unit of the feature; None for a hard or unfitted one.
-
-        A floored constraint gains -log(floor) when its feature goes from 0 to 1.
-        """
-        if self.kind is Kind.TILT:
-            return self.weight / self.beta
-        if self.kind is Kind.MATCH:
-            return self.lambda_
-        return None if self.floor is None else -math.log(self.floor)
-
-    @property
-    def offset(self) -> float:
-        """The log-potential, in nats, where the feature is 0."""
-        return 0.0 if self.floor is None else math.log(self.floor)
+    def held_within(self) -> int:
+        """In how many contexts the interval of what is reached holds the mean asked for."""
+        mean = math.nan if self.mean is None else self.mean
+        return sum(entry.reached.low <= mean <= entry.reached.high for entry in self.held)
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ class Recipe:
         settings: Of the optimisation, by name.
         versions: Of the software, by name.
         command: What was typed.
+        fit_ess: Effective sample size of the weights that λ was solved on; None without a fit.
+        fit_khat: Their Pareto k̂; None where there is none.
     """
 
     base: str
@@ -95,6 +97,8 @@ class Recipe:
     settings: Row
     versions: Row
     command: str
+    fit_ess: float | None = None
+    fit_khat: float | None = None
 
 
 @dataclass(frozen=True)
@@ -206,31 +210,25 @@ class Reading:
 def target_kl_base(reading: Reading) -> Estimate | None:
     """KL(p‖a), the KL from the base of a policy that has become the target, in nats.
 
-    KL(p‖a) = Σ_i E_p[factor_i] - log Z, where E_p[factor] is 0 for a hard constraint and affine
-    in the feature's mean under p for every other factor. The terms are estimated from the same
-    samples, so their half-widths are added: the interval is wide enough whatever their
-    correlation.
+    KL(p‖a) = Σ_i E_p[log factor_i] - log Z. The terms are estimated from the same samples, so their
+    half-widths are added: the interval is wide enough whatever their correlation.
 
     Args:
         reading: A run.
 
     Returns:
-        The estimate, or None while the run isn't finished or where a mean or λ is absent.
+        The estimate, or None while the run isn't finished or where a factor wasn't measured.
     """
     if reading.outcome is None:
         return None
     after = reading.outcome.after
+    if len(after.factors) < len(reading.recipe.factors):
+        return None
     log_z = after.log_z
     value, low, high, stderr = -log_z.value, -log_z.high, -log_z.low, log_z.stderr
-    for factor in reading.recipe.factors:
-        if factor.kind is Kind.CONSTRAIN and factor.floor is None:
-            continue
-        slope, mean = factor.slope, after.target.get(factor.spec)
-        if slope is None or mean is None:
-            return None
-        ends = sorted((slope * mean.low, slope * mean.high))
-        value += factor.offset + slope * mean.value
-        low, high = low + factor.offset + ends[0], high + factor.offset + ends[1]
-        if stderr is not None and mean.stderr is not None:
-            stderr += abs(slope) * mean.stderr
+    for contribution in after.factors:
+        found = contribution.target
+        value, low, high = value + found.value, low + found.low, high + found.high
+        if stderr is not None and found.stderr is not None:
+            stderr += found.stderr
     return Estimate(value, stderr, low, high, log_z.n, log_z.ess, log_z.khat)

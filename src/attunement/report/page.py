@@ -27,7 +27,15 @@ from attunement.report.plots import (
     weights,
 )
 from attunement.report.reading import read_runs
-from attunement.report.tables import Cell, Group, cell, comparison_table, run_table
+from attunement.report.tables import (
+    FACTOR_COLUMNS,
+    Cell,
+    Group,
+    cell,
+    comparison_table,
+    factor_table,
+    run_table,
+)
 from attunement.report.words import (
     Term,
     comparison_warnings,
@@ -97,6 +105,7 @@ class Chapter:
     verdict: str
     warnings: tuple[str, ...]
     tiles: tuple[Tile, ...]
+    factors: tuple[Group, ...]
     groups: tuple[Group, ...]
     columns: tuple[Column, ...]
     during: tuple[Column, ...]
@@ -155,7 +164,7 @@ def render(readings: Sequence[Reading]) -> str:
     )
     style = environment.loader.get_source(environment, "page.css")[0] if environment.loader else ""
     return environment.get_template("page.html.jinja").render(
-        page=_page(readings), style=Markup(style)
+        page=_page(readings), factor_columns=FACTOR_COLUMNS, style=Markup(style)
     )
 
 
@@ -195,6 +204,7 @@ def _chapter(reading: Reading, swatch: Swatch) -> Chapter:
         verdict=verdict(reading),
         warnings=warnings(reading),
         tiles=_tiles(reading),
+        factors=factor_table(reading),
         groups=run_table(reading),
         columns=_columns(reading),
         during=_during(reading),

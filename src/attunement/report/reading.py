@@ -23,6 +23,7 @@ from attunement.measuring import Measurement
 from attunement.report.contents import (
     Evaluation,
     Factor,
+    Held,
     Kind,
     Outcome,
     Reading,
@@ -136,7 +137,7 @@ def _checked(parse: Callable[[], Item], where: str) -> Item:
 def _recipe(content: Row) -> Recipe:
     model, target = _mapping(content["model"]), _mapping(content["target"])
     tokens, preset = model["max_new_tokens"], model["stop_preset"]
-    start = content.get("policy")
+    start, ess, khat = (content.get(key) for key in ("policy", "fit_ess", "fit_khat"))
     return Recipe(
         base=str(model["base"]),
         start=None if start is None else str(start),
@@ -148,6 +149,8 @@ def _recipe(content: Row) -> Recipe:
         settings=_mapping(content["settings"]),
         versions=_mapping(content["versions"]),
         command=str(content["command"]),
+        fit_ess=None if ess is None else _number(ess),
+        fit_khat=None if khat is None else _number(khat),
     )
 
 
@@ -164,8 +167,22 @@ def _factors(content: Row, target: Row) -> Iterator[Factor]:
             lambda_=_number(lambdas[spec]) if spec in lambdas else None,
             reached=_estimate(moments[spec]) if spec in moments else None,
         )
+    fits = [_mapping(row) for row in _list(content.get("context_fits", []))]
+    for spec, mean in _mapping(target.get("match_each", {})).items():
+        yield Factor(
+            Kind.MATCH_EACH,
+            spec,
+            mean=_number(mean),
+            reached=_estimate(moments[spec]) if spec in moments else None,
+            held=tuple(_held(row, spec) for row in fits),
+        )
     for spec, weight in _mapping(target["tilt"]).items():
         yield Factor(Kind.TILT, spec, weight=_number(weight), beta=_number(target["beta"]))
+
+
+def _held(row: Row, spec: str) -> Held:
+    lambdas, moments = _mapping(row["lambdas"]), _mapping(row["moments"])
+    return Held(_number(lambdas[spec]), _estimate(moments[spec]))
 
 
 def _step(row: Row) -> Step:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from attunement.core import Estimate
 from attunement.report.contents import Outcome, Reading, target_kl_base
-from attunement.report.words import MEANINGS, doubt, interval, number
+from attunement.report.words import MEANINGS, doubt, interval, number, parameters
 
 _DISTANCES = (
     "forward_kl",
@@ -67,6 +67,42 @@ def cell(estimate: Estimate | None, note: str = "") -> Cell:
     if estimate is None:
         return NOTHING
     return Cell(number(estimate.value), interval(estimate), doubt(estimate), note)
+
+
+def _log_factor(estimate: Estimate, hard: bool) -> Cell:
+    """A mean of nats; that a hard constraint's is infinite is no reason for doubt."""
+    return Cell(number(estimate.value)) if hard else cell(estimate)
+
+
+FACTOR_COLUMNS = (
+    "E[log factor], base",
+    "policy",
+    "target",
+    "forbids by itself, of the base",
+    "of the policy",
+)
+"""The columns of `factor_table`."""
+
+
+def factor_table(reading: Reading) -> tuple[Group, ...]:
+    """What each factor of the target does by itself; nothing for an unfinished run.
+
+    A hard constraint's log factor is minus infinity wherever it is violated, so its share counts.
+    """
+    if reading.outcome is None or not reading.outcome.after.factors:
+        return ()
+    lines = []
+    for factor, does in zip(reading.recipe.factors, reading.outcome.after.factors, strict=True):
+        hard = does.forbids_base is not None
+        cells = (
+            _log_factor(does.base, hard),
+            _log_factor(does.policy, hard),
+            ZERO if hard else cell(does.target),
+            cell(does.forbids_base),
+            cell(does.forbids_policy),
+        )
+        lines.append(Line(factor.spec, factor.spec, parameters(factor), cells))
+    return (Group("Factors of the target, in nats per completion", tuple(lines)),)
 
 
 def run_table(reading: Reading) -> tuple[Group, ...]:

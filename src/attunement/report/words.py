@@ -104,6 +104,8 @@ def _term(factor: Factor, argument: str) -> Term:
             f"tilt, weight {weight}, β = {beta}",
             f"{verb} {factor.spec}: a reward of {weight} for each unit at temperature β = {beta}.",
         )
+    if factor.kind is Kind.MATCH_EACH:
+        return _held_in_each(factor, feature)
     mean = number(math.nan if factor.mean is None else factor.mean)
     sentence = f"Let {factor.spec} have the mean {mean}."
     if factor.reached is not None:
@@ -115,6 +117,44 @@ def _term(factor: Factor, argument: str) -> Term:
         f"match, mean {mean}; λ = {number(factor.lambda_)}",
         sentence,
     )
+
+
+def _held_in_each(factor: Factor, feature: str) -> Term:
+    mean = number(math.nan if factor.mean is None else factor.mean)
+    sentence = f"Let {factor.spec} have the mean {mean} in every context."
+    if not factor.held:
+        caption = f"match in every context, mean {mean}; λ isn't fitted yet"
+        return Term(f"λ(c) · {feature}", caption, sentence)
+    lambdas = [entry.lambda_ for entry in factor.held]
+    furthest = max(
+        (entry.reached for entry in factor.held),
+        key=lambda reached: abs(reached.value - (factor.mean or 0.0)),
+    )
+    return Term(
+        f"λ(c) · {feature}",
+        f"match in every context, mean {mean}; λ from {number(min(lambdas))} to "
+        f"{number(max(lambdas))}",
+        f"{sentence} On fresh samples the interval of what the fitted target has holds it in "
+        f"{factor.held_within} of {len(factor.held)} contexts; the furthest off is "
+        f"{with_interval(furthest)}.",
+    )
+
+
+def parameters(factor: Factor) -> str:
+    """A factor's kind and parameters in a few words."""
+    mean = number(math.nan if factor.mean is None else factor.mean)
+    match factor.kind:
+        case Kind.CONSTRAIN:
+            return f"constraint, {'hard' if factor.floor is None else f'floor {factor.floor:g}'}"
+        case Kind.TILT:
+            return f"tilt, weight {number(factor.weight)}, β = {factor.beta:g}"
+        case Kind.MATCH:
+            found = "not fitted" if factor.lambda_ is None else number(factor.lambda_)
+            return f"match, mean {mean}, λ = {found}"
+        case Kind.MATCH_EACH:
+            lambdas = [entry.lambda_ for entry in factor.held]
+            span = f"λ from {number(min(lambdas))} to {number(max(lambdas))}" if lambdas else ""
+            return f"match in each of {len(lambdas)} contexts, mean {mean}, {span}"
 
 
 def _constraint(factor: Factor, feature: str) -> Term:
@@ -230,6 +270,13 @@ def _warnings(reading: Reading) -> Iterator[str]:
                 )
             if (reason := doubt(reached)) is not None:
                 yield f"The reached moment {factor.spec} {reason}."
+        doubtful = [entry for entry in factor.held if doubt(entry.reached) is not None]
+        if doubtful:
+            yield (
+                f"In {len(doubtful)} of {len(factor.held)} contexts the reached moment "
+                f"{factor.spec} isn't to be trusted; in the first it {doubt(doubtful[0].reached)}."
+            )
+    yield from _fit_warnings(reading)
     yield from _training_warnings(reading)
     if reading.outcome is None:
         yield from _doubts(
@@ -244,6 +291,15 @@ def _warnings(reading: Reading) -> Iterator[str]:
             f"The weights p/π have k̂ = {khat:.2f} > {KHAT_LIMIT}: the policy covers the target's "
             "tail too thinly to correct it by importance weights."
         )
+
+
+def _fit_warnings(reading: Reading) -> Iterator[str]:
+    ess, khat = reading.recipe.fit_ess, reading.recipe.fit_khat
+    mend = "fit it on more samples, or start from a policy tuned towards this target (--policy)"
+    if ess is not None and ess < LEAST_ESS:
+        yield f"λ rests on {ess:.1f} effective samples: {mend}."
+    if khat is not None and khat > KHAT_LIMIT:
+        yield f"λ was solved on weights with k̂ = {khat:.2f} > {KHAT_LIMIT}: {mend}."
 
 
 def _training_warnings(reading: Reading) -> Iterator[str]:

@@ -8,7 +8,7 @@ numbers: a NaN that passed here would surface as a broken gradient a thousand st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -96,6 +96,25 @@ def checked(name: str, result: Tensor | Scores, samples: Samples) -> Scores:
             f"{describe(samples, refused[0])}; every score must be a finite number"
         )
     return Scores(values, applicable)
+
+
+def require_applicable(features: Mapping[str, Scores]) -> None:
+    """Raise if a feature applies to none of the samples: whatever it is for, it would do nothing.
+
+    It is asked of a whole bank, for a few samples may well all be out of a scorer's scope.
+
+    Args:
+        features: Scorer's name to its scores, of one sample or more.
+
+    Raises:
+        AttunementError: It does; the message names the scorer.
+    """
+    for name, scores in features.items():
+        if not bool(scores.applicable.any()):
+            raise AttunementError(
+                f"the scorer {name} applies to none of {len(scores.applicable)} samples (it "
+                "returned None for all of them), so there is nothing to go by"
+            )
 
 
 def suggestion(wanted: str, known: Iterable[str]) -> str:

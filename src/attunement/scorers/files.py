@@ -1,13 +1,17 @@
-"""Scorers out of a user's file, `file.py:function` on the command line.
+"""Scorers out of a user's file: one of Python, or a list that a scorer of the package reads.
 
-The file is run as a module of its own. Neither it nor its folder is put on the import path, and
-no bytecode is written: it stands by itself, so that a recipe with a copy of it is complete.
+All of them are a `FileScorer`, so that a run can keep a copy of what they read (`copies`).
+
+A file of Python, `file.py:function` on the command line, is run as a module of its own. Neither it
+nor its folder is put on the import path, and no bytecode is written: it stands by itself, so that
+a recipe with a copy of it is complete.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -25,9 +29,9 @@ class FileScorer:
     """A scorer out of a user's file; equal by name and file.
 
     Attributes:
-        name: The SPEC as it was given, `file.py:function`.
+        name: The SPEC as it was given, e.g. `file.py:function` or `lexicon:words.txt`.
         path: The file, absolute, for a recipe to copy and hash.
-        scorer: What was found there.
+        scorer: What was found or made there.
     """
 
     name: str
@@ -61,19 +65,39 @@ def load_function(spec: str) -> object:
     raise AttunementError(f"{file} has no function {name}; {suggestion(name, there)}")
 
 
-def load_scorer(spec: str) -> FileScorer:
+def load_scorer(spec: str, copy: Path | None = None) -> FileScorer:
     """The scorer that a user's file calls by a name.
 
     Args:
         spec: `path.py:function`; what it names is a function or a `Scorer`.
+        copy: A copy of the file to run in its place.
 
     Raises:
         AttunementError: As `load_function`, or what is there can't be a scorer.
     """
-    found = load_function(spec)
+    file, _, function = spec.rpartition(":")
+    found = load_function(spec if copy is None else f"{copy}:{function}")
     if not callable(found):
         raise AttunementError(f"{spec} is a {type(found).__name__}, not a function or a scorer")
-    return FileScorer(spec, Path(spec.rpartition(":")[0]).resolve(), read_scorer(found, spec))
+    return FileScorer(spec, Path(copy or file).resolve(), read_scorer(found, spec))
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a user's text file that aren't blank, each with its number from 1.
+
+    Raises:
+        AttunementError: The file can't be read, isn't UTF-8 or holds nothing.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise AttunementError(f"can't read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise AttunementError(f"can't read {path}: it is no text in UTF-8 ({error})") from error
+    filled = [(number, line.strip("\r")) for number, line in enumerate(lines, 1) if line.strip()]
+    if not filled:
+        raise AttunementError(f"{path} holds nothing: it is empty")
+    yield from filled
 
 
 def _run_file(path: Path) -> ModuleType:

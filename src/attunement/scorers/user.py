@@ -2,7 +2,9 @@
 
 The function is read by the names of its parameters and can have one of three forms (`FORMS`).
 The first is that of TRL's reward functions, so one that was written for `GRPOTrainer` is a scorer
-as it stands. All get the whole batch at once. None means "nothing to say of this sample".
+as it stands. All get the whole batch at once. None means "nothing to say of this sample": it adds
+nothing to the target there and is counted. A batch may be all None (rewards for several tasks are
+written so); `require_applicable` asks a whole bank for more.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class UserScorer:
 
         Raises:
             AttunementError: The function raised, or wants a column that isn't there, or returned
-                anything but N finite numbers or None, or None for every sample.
+                anything but N finite numbers or None.
         """
         arguments = _arguments(self, samples)
         try:
@@ -60,13 +62,7 @@ class UserScorer:
             raise AttunementError(
                 f"the scorer {self.name} raised {type(error).__name__} on {where}: {error}"
             ) from error
-        scores = checked(self.name, as_scores(_numbers(self.name, returned, samples)), samples)
-        if len(samples) > 0 and not scores.applicable.any():
-            raise AttunementError(
-                f"the scorer {self.name} returned None for all {len(samples)} samples, from "
-                f"{describe(samples, 0)} on; at least one needs a number"
-            )
-        return scores
+        return checked(self.name, as_scores(_numbers(self.name, returned, samples)), samples)
 
 
 def read_scorer(thing: Scorer | UserFunction, name: str | None = None) -> Scorer:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from safetensors.torch import save_file
 from torch import nn
 
 from attunement import training
@@ -26,7 +25,7 @@ from attunement.tuning.settings import Proposal
 def save_state(problem: Problem, state: TuningState, folder: Path) -> dict[str, object]:
     """Write tensors into a checkpoint folder and return the counters that go with them."""
     counters = training.save_training(state.training, folder)
-    save_file(
+    training.write_tensors(
         {"log_sums": state.pool.log_sums, "counts": state.pool.counts},
         folder / "partition.safetensors",
     )

@@ -12,6 +12,7 @@ from attunement import estimators
 from attunement.core import Estimate, Samples
 from attunement.divergences import forward_kl, jensen_shannon, total_variation
 from attunement.evidence import BASE, POLICY, Evidence
+from attunement.measuring import applicable_means
 from attunement.runs import generator_for
 from attunement.tuning.noise import gradient_variance
 from attunement.tuning.problem import EVALUATION, Problem, TuningState
@@ -23,7 +24,8 @@ class Evaluation:
 
     Attributes:
         step: Steps made.
-        estimates: Distances, log Z and the mean of each feature, by name.
+        estimates: Distances, log Z and the mean of each feature over the samples that it applies
+            to, by name.
     """
 
     step: int
@@ -47,8 +49,8 @@ def evaluate(problem: Problem, state: TuningState) -> Evaluation:
     estimates = {row.name: estimators.divergence(evidence, row) for row in rows}
     estimates["kl_policy_base"] = estimators.kl_policy_base(evidence)
     estimates["log_z"] = estimators.log_partition(evidence)
-    for name, column in scores.items():
-        estimates[name] = estimators.sample_mean(column.values, fresh.context_index)
+    everywhere = torch.ones(len(fresh), dtype=torch.bool)
+    estimates |= applicable_means(scores, everywhere, fresh.context_index)
     if settings.gradient_variance:
         estimates["gradient_variance"] = gradient_variance(problem, state)
     return Evaluation(state.step, estimates)

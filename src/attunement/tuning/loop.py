@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from attunement.core import Context, Distribution, Trainable
+from attunement.core import AttunementError, Context, Distribution, Trainable
 from attunement.targets import Target
 from attunement.tuning.evaluation import Evaluation, evaluate
 from attunement.tuning.problem import Problem, TuningState, init
@@ -88,6 +88,10 @@ def tune(
         AttunementError: See `init`.
     """
     settings = TuningSettings() if settings is None else settings
+    if settings.fully_shard:
+        raise AttunementError(
+            "a sharded policy is put together on disk: tune it with jobs.tune or attune tune"
+        )
     problem, state = init(target, contexts, settings, policy=policy, proposal=proposal)
     evaluations: list[Evaluation] = []
     kept = state.average.copy()

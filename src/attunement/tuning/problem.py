@@ -24,6 +24,8 @@ from attunement.core import (
 from attunement.divergences import Divergence, parse_divergence
 from attunement.objectives import Baseline, Objective
 from attunement.runs import generator_for
+from attunement.scorers import require_applicable
+from attunement.sharding import shard
 from attunement.targets import Target
 from attunement.tuning.drawn import Drawn
 from attunement.tuning.partition import PartitionPool
@@ -103,8 +105,9 @@ def init(
 
     Raises:
         AttunementError: The divergence is infinite under a hard constraint, the target isn't
-            fitted, no base sample satisfies the constraint, the outcomes differ, or the settings
-            ask for something that target, policy or proposal don't have.
+            fitted, no base sample satisfies the constraint, a scorer applies to none of them, the
+            outcomes differ, or the settings ask for something that target, policy or proposal
+            don't have.
     """
     require_finite(settings, target.has_forbidden)
     if settings.objective is Objective.REWARD:
@@ -117,20 +120,26 @@ def init(
     _require_given(settings, target, proposal)
     each = max(2, settings.bank_size // len(contexts))
     bank = target.base.sample(contexts, each, generator=generator_for(settings.seed, BANK))
-    potential = target.log_potential(bank)
+    features = target.features(bank)
+    require_applicable(features)
+    potential = target.log_potential(bank, features)
     if bool(torch.isneginf(potential).all()):
         raise AttunementError(
-            f"none of {len(bank)} samples of the base satisfies the hard constraint, so there is "
-            "nothing to learn from: loosen it, give it a floor (--floor 0.01) or raise --bank-size"
+            f"{target.why_nothing_is_allowed(bank)}, so there is nothing to learn from: loosen it, "
+            "give it a floor (--floor 0.01) or raise --bank-size"
         )
     pool = PartitionPool.empty(len(contexts))
     pool.add(bank.context_index, potential)
     average = policy.copy()
+    drawn_from = _first_proposal(settings, policy, proposal)
+    if settings.fully_shard:
+        shard(policy.module)
+        shard(average.module)
     state = TuningState(
         policy=policy,
         average=average,
         training=training.start_training(policy.module, average.module, settings),
-        proposal=_first_proposal(settings, policy, proposal),
+        proposal=drawn_from,
         pool=pool,
     )
     return Problem(target, contexts, settings, bank, potential), state

@@ -11,14 +11,15 @@ An adaptive proposal is the policy as it was when it was last surely nearer to t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 
 from attunement import estimators
-from attunement.core import AttunementError, Distribution
+from attunement.core import AttunementError, Distribution, Trainable
 from attunement.distributions.drawing import Warp
 from attunement.measuring import gather
+from attunement.training import copy_parameters
 from attunement.tuning.problem import Problem, TuningState
 from attunement.tuning.settings import Proposal, TuningSettings
 
@@ -64,7 +65,7 @@ def adapt_proposal(problem: Problem, state: TuningState) -> bool:
         log_proposal = state.proposal.log_prob(bank)
     difference = estimators.moment_target(evidence, log_proposal - evidence.log_policy)
     if difference.high < 0:
-        state.proposal = state.policy.copy()
+        copy_parameters(state.policy.module, cast(Trainable, state.proposal).module)
         return True
     return False
 

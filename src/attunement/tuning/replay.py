@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
-
+from attunement import processes
 from attunement.core import Decoder, Outcomes, Samples
-from attunement.training import load_tensors
+from attunement.training import load_tensors, write_tensors
 from attunement.tuning.drawn import COLUMNS, Drawn
 from attunement.tuning.problem import TuningState
 
@@ -30,11 +29,12 @@ def remember(fresh: Drawn, state: TuningState, batches: int) -> None:
 
 
 def save_replay(batches: tuple[Drawn, ...], folder: Path) -> None:
-    """Write the batches into a checkpoint's folder, the latest first."""
+    """Write the batches into a checkpoint's folder, the latest first; on the main process."""
     for index, batch in enumerate(batches):
-        batch.samples.save(folder / f"replay-{index}-samples.safetensors")
+        if processes.is_main():
+            batch.samples.save(folder / f"replay-{index}-samples.safetensors")
         columns = {name: getattr(batch, name).contiguous() for name in COLUMNS}
-        save_file(columns, folder / f"replay-{index}.safetensors")
+        write_tensors(columns, folder / f"replay-{index}.safetensors")
 
 
 def load_replay(

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from attunement.core import AttunementError, Scores
-from attunement.targets import Constraint, Target, Tilt
+from attunement.factors import Constraint, Tilt
+from attunement.targets import Target
 
 
 def require_reward(target: Target) -> None:

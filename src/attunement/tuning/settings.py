@@ -51,6 +51,9 @@ class TuningSettings(OptimizerSettings):
             the policy alone.
         proposal_top_p: What is drawn from is cut to the most probable tokens of so much mass; in a
             mixture the policy alone, and only there, since a proposal needs full support.
+        fully_shard: Whether the parameters of policy and average, their gradients and the
+        optimiser's
+            state are split among the processes (FSDP2) instead of repeated in each.
         replay: Earlier batches that a step learns from again, beside its fresh one.
         batch_size: Fresh samples in a step.
         samples_per_context: Samples of each context in a step, for a conditional model.
@@ -73,6 +76,7 @@ class TuningSettings(OptimizerSettings):
     proposal: Proposal = Proposal.MIXTURE
     proposal_temperature: float = Field(default=1.0, gt=0)
     proposal_top_p: float = Field(default=1.0, gt=0, le=1)
+    fully_shard: bool = False
     replay: int = Field(default=0, ge=0)
     batch_size: int = Field(default=256, ge=1)
     samples_per_context: int = Field(default=32, ge=1)
