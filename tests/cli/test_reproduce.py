@@ -8,14 +8,17 @@ from attunement.reproduce.papers import Paper
 from attunement.reproduce.studies import Scale, Study
 
 
+def one(condition: str, _: int) -> Figures:
+    return Figures({"x": float(condition == "a")})
+
+
 @pytest.fixture
 def stub(monkeypatch):
     """Two papers of no work: a claim that holds, and one that doesn't."""
 
     def study(effect):
-        claim = Claim("c", "q", Side.ABOVE, effect, lambda seeds: [1.0, 1.0])
-        run = lambda condition, seed: Figures({"x": 1.0})  # noqa: E731
-        return lambda: Study("s.", 2, ("a",), run, (claim,), ("x",), {})
+        claim = Claim("c", "q", Side.ABOVE, effect, lambda _: [1.0, 1.0])
+        return lambda: Study("s.", 2, ("a",), one, (claim,), ("x",), {})
 
     table = tuple(Paper(n, n, {Scale.QUICK: study(e)}) for n, e in (("1.1", 0.5), ("1.2", 2.0)))
     monkeypatch.setattr(papers, "PAPERS", table)
@@ -29,7 +32,8 @@ def test_all_papers_are_listed(attune):
     assert len(json.loads(attune("reproduce", "--json").stdout)) == 10
 
 
-def test_the_status_says_whether_a_claim_is_contradicted(attune, stub, tmp_path):
+@pytest.mark.usefixtures("stub")
+def test_the_status_says_whether_a_claim_is_contradicted(attune, tmp_path):
     held = attune("reproduce", "1.1", "--output-dir", str(tmp_path / "one"))
     assert held.returncode == 0, held.stderr
     assert "HOLDS: c." in held.stdout

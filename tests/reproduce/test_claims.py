@@ -22,7 +22,7 @@ from attunement.reproduce.claims import (
 
 
 def judged(values, side=Side.ABOVE, effect=0.0):
-    claim = Claim("c", "q", side, effect, lambda seeds: values, shown=(("run", "x"),))
+    claim = Claim("c", "q", side, effect, lambda _: values, shown=(("run", "x"),))
     return judge(claim, [{"run": Figures({"x": x})} for x in values])
 
 

@@ -18,7 +18,9 @@ def test_one_claim_that_does_not_hold_contradicts():
     open_ = result_of(Verdict.HOLDS, Verdict.UNDECIDED)
     assert not open_.contradicted
     assert open_.tally == "1 holds, 1 undecided"
-    assert result_of(Verdict.HOLDS, Verdict.FAILS).contradicted
+    failed = result_of(Verdict.HOLDS, Verdict.FAILS, Verdict.FAILS)
+    assert failed.contradicted
+    assert failed.tally == "1 holds, 2 do not hold"
 
 
 def test_json_has_the_documented_keys_and_comes_back():
@@ -32,8 +34,8 @@ def test_json_has_the_documented_keys_and_comes_back():
 
 
 def test_the_table_has_the_means_of_what_a_condition_has():
-    claim = Claim("c", "q", Side.ABOVE, 0.0, lambda seeds: [1.0, 2.0])
-    study = Study("s", 2, ("a", "b"), lambda c, s: Figures({}), (claim,), ("x", "y"), {})
+    claim = Claim("c", "q", Side.ABOVE, 0.0, lambda _: [1.0, 2.0])
+    study = Study("s", 2, ("a", "b"), lambda *_: Figures({}), (claim,), ("x", "y"), {})
     seeds = [{"a": Figures({"x": n, "z": 0.0}), "b": Figures({"y": 2 * n})} for n in (1.0, 3.0)]
     table = tabulate(study, seeds)
     assert {name: set(row) for name, row in table.items()} == {"a": {"x"}, "b": {"y"}}

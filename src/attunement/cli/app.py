@@ -44,7 +44,10 @@ def main() -> None:
         _leave()
         sys.exit(status)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; what was written is kept: go on with attune tune --resume", 1)
+        _fail(
+            "interrupted; what was written is kept: go on with attune tune --resume, or with the same attune reproduce",
+            1,
+        )
     except Exception as error:
         status, sentence = _explain(error)
         if sentence is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attunement.cli.options import Json, Threads, print_json, set_threads, usage
+from attunement.cli.options import Json, Threads, begin, print_json, usage
 
 if TYPE_CHECKING:
     from attunement.reproduce.results import Result
@@ -40,7 +40,7 @@ def reproduce(
     from attunement.reproduce.papers import reproduce as run
     from attunement.runs import REPORT
 
-    set_threads(threads)
+    begin(threads)
     if paper is None:
         _list(as_json)
         return

@@ -113,7 +113,7 @@ def _claims(
             shown=((base, share), (cdpg, share), (reward, share)),
         ),
         Claim(
-            sentence="CDPG comes nearer to the target in every context's mean",
+            sentence=f"CDPG comes nearer to the target of completions that {words}",
             quantity="mean over contexts of KL(p‖π) in nats, base less policy",
             side=Side.ABOVE,
             smallest_effect=0.05,
@@ -136,7 +136,7 @@ def _claims(
             ),
         ),
         Claim(
-            sentence="Reward maximisation ends farther from the base",
+            sentence=f"Reward maximisation towards completions that {words} ends farther away",
             quantity="KL(π‖a) in nats after the last step, reward less CDPG",
             side=Side.ABOVE,
             smallest_effect=0.5,

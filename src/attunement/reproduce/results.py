@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -55,11 +56,14 @@ class Result:
     @property
     def tally(self) -> str:
         """How many claims hold, fail and are open, in words."""
-        counts = [
-            (sum(claim.verdict is verdict for claim in self.claims), verdict.value)
+        counts = Counter(claim.verdict for claim in self.claims)
+        several = {Verdict.HOLDS: "hold", Verdict.FAILS: "do not hold"}
+        words = (
+            (count, several.get(verdict, verdict.value) if count > 1 else verdict.value)
             for verdict in Verdict
-        ]
-        return ", ".join(f"{count} {words}" for count, words in counts if count)
+            for count in [counts[verdict]]
+        )
+        return ", ".join(f"{count} {word}" for count, word in words if count)
 
     def to_json(self) -> dict[str, object]:
         """What `attune reproduce --json` prints."""
