@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from attunement import processes
 from attunement.core import AttunementError
-from attunement.reproduce.papers import PAPERS, find_paper
+from attunement.reproduce.papers import PAPERS, find_paper, reproduce
 from attunement.reproduce.studies import Scale
 
 HERE = [paper for paper in PAPERS if paper.studies]
@@ -36,11 +37,15 @@ def test_the_papers_scale_needs_a_gpu():
         find_paper("2106.04985").study(Scale.PAPER)
 
 
+def test_several_processes_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(AttunementError, match="in one process"):
+        reproduce(HERE[0], Scale.QUICK, tmp_path / "run", seed=0, on_cell=print)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("paper", HERE, ids=lambda paper: paper.number)
 def test_the_quick_scale_is_quick_and_judges_every_claim(paper, tmp_path):
     """At most 120 seconds a paper, measured and reported; here only that it ends."""
-    from attunement.reproduce.papers import reproduce
-
     result = reproduce(paper, Scale.QUICK, tmp_path / "run", seed=0, on_cell=print)
     assert len(result.claims) >= 4

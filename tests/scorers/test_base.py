@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -104,3 +105,36 @@ def test_suggestion():
         "did you mean compiles? there is compiles, length"
     )
     assert suggestion("zzz", []) == "there is nothing"
+
+
+SHARED = """
+import json, torch
+torch.set_num_threads(1)
+from attunement import Tabular, processes
+from attunement.core import Scores
+from attunement.scorers.base import NamedScorer, evaluate
+
+processes.join()
+support = Tabular.random(3, 3, generator=torch.Generator().manual_seed(0)).enumerate()
+seen = []
+
+def score(samples):
+    seen.append(len(samples))
+    lengths = samples.lengths.double()
+    return Scores(lengths / 3, lengths > 1)
+
+found = []
+for count in (len(support), 1):
+    scores = evaluate(NamedScorer("third", score), support[:count])
+    found.append([scores.values.tolist(), scores.applicable.tolist()])
+processes.wait()
+processes.leave()
+print(json.dumps([found, seen]))
+"""
+
+
+def test_processes_share_the_samples_out_and_know_all_scores(launch):
+    alone, _ = json.loads(launch("-c", SHARED, count=1)[0])
+    together = [json.loads(out) for out in launch("-c", SHARED)]
+    assert [found for found, _ in together] == [alone, alone]
+    assert [seen for _, seen in together] == [[8, 1], [7]]

@@ -110,3 +110,15 @@ def test_a_scorer_that_applies_to_nothing_is_an_error(base):
     target = Target(base).tilt(lambda texts: [None] * len(texts), beta=1.0)
     with pytest.raises(AttunementError, match="applies to none of 128 samples"):
         init(target, None, SMALL)
+
+
+def test_a_bank_that_holds_nothing_of_what_is_matched_is_refused(base):
+    def rarest(texts: list[str]) -> list[bool]:
+        return [text == rare for text in texts]
+
+    support = base.enumerate()
+    rare = support.texts[int(base.log_prob(support).argmin())]
+    target = Target(base).match({rarest: 0.5})
+    fitted = target.fit(n=60_000, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(AttunementError, match=r"rarest is 0 on all 64 base samples.*--bank-size"):
+        init(fitted, None, SMALL.model_copy(update={"bank_size": 64}))

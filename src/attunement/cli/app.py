@@ -45,7 +45,8 @@ def main() -> None:
         sys.exit(status)
     except (KeyboardInterrupt, typer.Abort):
         _fail(
-            "interrupted; what was written is kept: go on with attune tune --resume, or with the same attune reproduce",
+            "interrupted; what was written is kept: go on with attune tune --resume, or with the "
+            "same attune reproduce",
             1,
         )
     except Exception as error:

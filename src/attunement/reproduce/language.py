@@ -14,7 +14,7 @@ from functools import cache
 from torch import Tensor
 
 from attunement.core import AttunementError, Context, Distribution, Samples, Scorer
-from attunement.distributions.causal import Causal
+from attunement.distributions.language import LanguageModel
 from attunement.distributions.tiny import TINY_PYTHON
 from attunement.measuring import Measurement, measure
 from attunement.recipes import ModelSettings, TargetSettings
@@ -204,13 +204,13 @@ def _scorer(spec: str) -> Scorer:
     return keeps_pep8 if spec == keeps_pep8.name else parse_scorer(spec)
 
 
-def _load(model: ModelSettings) -> Causal:
+def _load(model: ModelSettings) -> LanguageModel:
     """The model, loaded once; a base is never changed."""
     return _loaded(model.model_dump_json())
 
 
 @cache
-def _loaded(settings: str) -> Causal:
+def _loaded(settings: str) -> LanguageModel:
     return ModelSettings.model_validate_json(settings).load()
 
 

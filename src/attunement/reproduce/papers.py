@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from attunement import runs
+from attunement import processes, runs
 from attunement.core import AttunementError
 from attunement.reproduce import (
     arxiv_2106_04985,
@@ -159,6 +159,8 @@ def reproduce(
     Raises:
         AttunementError: It can't be run, or the folder holds something else.
     """
+    if processes.count() > 1:
+        raise AttunementError("a reproduction runs in one process: start it without a launcher")
     return run_study(paper, scale, paper.study(scale), folder, seed=seed, on_cell=on_cell)
 
 

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor
 
+from attunement import processes
 from attunement.core import AttunementError, Samples, Scorer, Scores
 
 SHOWN_CHARACTERS = 60
@@ -56,7 +57,7 @@ def describe(samples: Samples, index: int) -> str:
 
 
 def evaluate(scorer: Scorer, samples: Samples) -> Scores:
-    """Call a scorer and hold it to its contract.
+    """Call a scorer and hold it to its contract; several processes share the samples out.
 
     Args:
         scorer: The scorer.
@@ -69,7 +70,16 @@ def evaluate(scorer: Scorer, samples: Samples) -> Scores:
         AttunementError: The result isn't a tensor or `Scores` of shape [N], or a value that
             applies is NaN or infinite; the message names the scorer and the sample.
     """
-    return checked(scorer.name, scorer(samples), samples)
+    if not processes.is_shared():
+        return checked(scorer.name, scorer(samples), samples)
+    own = processes.own_rows(len(samples))
+    with processes.alone():
+        mine = _nothing() if len(own) == 0 else evaluate(scorer, samples[own])
+    return Scores(*(processes.gather_rows(column, len(samples)) for column in mine))
+
+
+def _nothing() -> Scores:
+    return Scores(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.bool))
 
 
 def checked(name: str, result: Tensor | Scores, samples: Samples) -> Scores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from attunement.core import (
     Context,
     Distribution,
     Samples,
+    Scores,
     TokenWise,
     Trainable,
     as_contexts,
@@ -22,6 +23,7 @@ from attunement.core import (
     require_same_outcomes,
 )
 from attunement.divergences import Divergence, parse_divergence
+from attunement.factors import Moment, MomentEach
 from attunement.objectives import Baseline, Objective
 from attunement.runs import generator_for
 from attunement.scorers import require_applicable
@@ -105,9 +107,9 @@ def init(
 
     Raises:
         AttunementError: The divergence is infinite under a hard constraint, the target isn't
-            fitted, no base sample satisfies the constraint, a scorer applies to none of them, the
-            outcomes differ, or the settings ask for something that target, policy or proposal
-            don't have.
+            fitted, no base sample satisfies the constraint, a scorer applies to none of them or a
+            matched feature is the same on all, the outcomes differ, or the settings ask for
+            something that target, policy or proposal don't have.
     """
     require_finite(settings, target.has_forbidden)
     if settings.objective is Objective.REWARD:
@@ -122,6 +124,7 @@ def init(
     bank = target.base.sample(contexts, each, generator=generator_for(settings.seed, BANK))
     features = target.features(bank)
     require_applicable(features)
+    _require_seen(target, features)
     potential = target.log_potential(bank, features)
     if bool(torch.isneginf(potential).all()):
         raise AttunementError(
@@ -172,6 +175,20 @@ def _require_enough(settings: TuningSettings, contexts: int) -> None:
         option = "--batch-size" if contexts == 1 else "--samples-per-context or --batch-size"
         what = settings.objective if balance else settings.baseline
         raise AttunementError(f"{what} needs two or more samples for each context: raise {option}")
+
+
+def _require_seen(target: Target, features: Mapping[str, Scores]) -> None:
+    """A bank that holds nothing of what is asked for would call any policy near."""
+    for factor in target.factors:
+        if isinstance(factor, Moment | MomentEach):
+            values, applicable = features[factor.scorer.name]
+            seen = values[applicable].unique()
+            if len(seen) == 1 and float(seen) != factor.mean:
+                raise AttunementError(
+                    f"{factor.scorer.name} is {float(seen):g} on all {len(values)} base samples of "
+                    f"the bank, so the distance to its mean of {factor.mean:g} can't be followed: "
+                    "raise --bank-size"
+                )
 
 
 def _require_token_wise(settings: TuningSettings, base: Distribution, policy: Trainable) -> None:
