@@ -37,7 +37,7 @@ def shrink(sizes: LanguageSizes) -> LanguageSizes:
             "evaluate_every": 2,
             "batch_size": 16,
             "samples_per_context": 4,
-            "bank_size": 64,
+            "bank_size": 256,
             "evaluation_size": 16,
         }
     )
@@ -45,7 +45,7 @@ def shrink(sizes: LanguageSizes) -> LanguageSizes:
         sizes,
         seeds=1,
         settings=settings,
-        model=sizes.model.model_copy(update={"max_new_tokens": 24}),
+        model=sizes.model.model_copy(update={"max_new_tokens": 40}),
         measure_size=64,
         fit_size=128,
         contexts=min(sizes.contexts, 4),

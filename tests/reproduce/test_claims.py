@@ -18,6 +18,7 @@ from attunement.reproduce.claims import (
     mean_over_seeds,
     per_seed,
     seeds_that_decide,
+    share_lost,
 )
 
 
@@ -91,6 +92,8 @@ def test_a_difference_that_is_not_finite_decides_nothing():
     assert math.isnan(log_ratio(0.0, 1.0))
     assert math.isnan(log_ratio(math.nan, 1.0))
     assert log_ratio(2.0, 1.0) == math.log(2.0)
+    assert math.isnan(share_lost(1.0, 0.0))
+    assert share_lost(1.0, 4.0) == 0.75
 
 
 @pytest.mark.parametrize(

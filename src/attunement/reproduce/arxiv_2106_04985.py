@@ -15,7 +15,7 @@ from functools import partial
 
 from attunement.recipes import ModelSettings, TargetSettings
 from attunement.reproduce import exact, language
-from attunement.reproduce.claims import Claim, Figures, Replication, Side, per_seed
+from attunement.reproduce.claims import Claim, Figures, Replication, Side, per_seed, share_lost
 from attunement.reproduce.exact import ExactSizes
 from attunement.reproduce.language import LanguageSizes
 from attunement.reproduce.methods import KL_ADAPTIVE_DPG
@@ -60,7 +60,7 @@ def quick(sizes: ExactSizes = QUICK) -> Study:
                 side=Side.BELOW,
                 smallest_effect=0.1,
                 differences=per_seed(
-                    lambda seed: 1 - seed[DPG]["distinct"] / seed["target"]["distinct"]
+                    lambda seed: share_lost(seed[DPG]["distinct"], seed["target"]["distinct"])
                 ),
                 shown=(("target", "distinct"), (DPG, "distinct")),
             ),
@@ -189,13 +189,15 @@ def _kept(figure: str, side: Side, lost: str) -> Claim:
         quantity=f"{lost}, as a share of the target's",
         side=side,
         smallest_effect=0.1,
-        differences=per_seed(lambda seed: 1 - seed[DPG][figure] / seed["base"][f"target_{figure}"]),
+        differences=per_seed(
+            lambda seed: share_lost(seed[DPG][figure], seed["base"][f"target_{figure}"])
+        ),
         shown=(("base", figure), ("base", f"target_{figure}"), (DPG, figure), (REINFORCE, figure)),
     )
 
 
 def _lacking(seed: Replication, figure: str) -> float:
-    return 1 - seed[REINFORCE][figure] / seed[DPG][figure]
+    return share_lost(seed[REINFORCE][figure], seed[DPG][figure])
 
 
 def _run_quick(sizes: ExactSizes, condition: str, seed: int) -> Figures:

@@ -16,7 +16,15 @@ from attunement.distributions.tabular import Tabular
 from attunement.divergences import reverse_kl
 from attunement.recipes import ModelSettings, TargetSettings
 from attunement.reproduce import exact, language
-from attunement.reproduce.claims import Claim, ExactClaim, Figures, Replication, Side, per_seed
+from attunement.reproduce.claims import (
+    Claim,
+    ExactClaim,
+    Figures,
+    Replication,
+    Side,
+    per_seed,
+    share_lost,
+)
 from attunement.reproduce.exact import ExactSizes
 from attunement.reproduce.language import LanguageSizes
 from attunement.reproduce.methods import KL_CONTROL, REINFORCE
@@ -176,11 +184,11 @@ def on_language(sizes: LanguageSizes) -> Study:
 
 
 def _lost(seed: Replication, condition: str, figure: str) -> float:
-    return 1 - seed[condition][figure] / seed["posterior"][figure]
+    return share_lost(seed[condition][figure], seed["posterior"][figure])
 
 
 def _lacks(seed: Replication, figure: str) -> float:
-    return 1 - seed["plain RL"][figure] / seed["KL-regularised RL"][figure]
+    return share_lost(seed["plain RL"][figure], seed["KL-regularised RL"][figure])
 
 
 def _run_quick(sizes: ExactSizes, condition: str, seed: int) -> Figures:

@@ -17,10 +17,20 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import product
 
+import torch
+
 from attunement.distributions.tabular import Tabular
 from attunement.recipes import ModelSettings, TargetSettings
 from attunement.reproduce import exact, language
-from attunement.reproduce.claims import Claim, Figures, Replication, Side, log_ratio, per_seed
+from attunement.reproduce.claims import (
+    Claim,
+    Figures,
+    Replication,
+    Side,
+    log_ratio,
+    per_seed,
+    share_lost,
+)
 from attunement.reproduce.exact import ExactSizes
 from attunement.reproduce.language import LanguageSizes
 from attunement.reproduce.methods import Method
@@ -200,7 +210,8 @@ def _claims(
 def _all_rows_tune(kind: str, rows: Sequence[str], distance: str) -> Claim:
     def least_gain(seed: Replication) -> float:
         start = seed[f"{kind}/base"][distance]
-        return min(1 - seed[f"{kind}/{row}"][distance] / start for row in rows)
+        gains = [share_lost(seed[f"{kind}/{row}"][distance], start) for row in rows]
+        return float(torch.tensor(gains, dtype=torch.float64).min())  # NaN if one is
 
     return Claim(
         sentence=f"Every divergence tunes to the {kind} target",

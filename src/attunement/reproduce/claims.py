@@ -122,6 +122,11 @@ def log_ratio(first: float, second: float) -> float:
     return math.log(first / second) if first > 0 and second > 0 else math.nan
 
 
+def share_lost(value: float, of: float) -> float:
+    """1 - value/of, NaN where there was nothing to lose: the claim then stays undecided."""
+    return 1 - value / of if of != 0 else math.nan
+
+
 @dataclass(frozen=True)
 class Judged:
     """A claim with its verdict.

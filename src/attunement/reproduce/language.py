@@ -158,7 +158,7 @@ def signatures(count: int) -> tuple[Context, ...]:
     """Signatures of functions as contexts: first lines of what `tiny-python` writes.
 
     They are the model's own, so they are within what it knows, and need no data. A hub model gets
-    the same ones.
+    the same ones. The line break isn't part of them: one token holds it and the indentation after.
 
     Args:
         count: How many different ones.
@@ -172,7 +172,7 @@ def signatures(count: int) -> tuple[Context, ...]:
         texts = base.sample(None, 128, generator=generator_for(round_, _CONTEXTS)).full_texts
         lines = (text.split("\n", 1)[0] for text in texts if "\n" in text)
         found |= dict.fromkeys(
-            f"{line}\n" for line in lines if line.startswith("def ") and line.endswith(":")
+            line for line in lines if line.startswith("def ") and line.endswith(":")
         )
         if len(found) >= count:
             return tuple(Context(line) for line in list(found)[:count])
