@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "Python 3.11 or later is needed: make PYTHON=python3.12 ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,faithfulness,trl]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,faithfulness,peft,trl]'
 	touch $(STAMP)
 
 # The main job: tune the embedded model towards "its programs compile", measure, write the page.
@@ -47,6 +47,7 @@ bench: setup
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/memory.py
 
 # The tables of docs/papers, from the results beside them.
 papers: setup

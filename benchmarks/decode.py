@@ -37,9 +37,9 @@ def reference_model() -> GPT2LMHeadModel:
     ).eval()
 
 
-def any_tokenizer() -> PreTrainedTokenizerFast:
+def any_tokenizer(size: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """A tokenizer of the right size; neither side decodes any text."""
-    vocabulary = {"<end>": END} | {f"t{token}": token for token in range(1, VOCABULARY)}
+    vocabulary = {"<end>": END} | {f"t{token}": token for token in range(1, size)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<end>"))
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
 

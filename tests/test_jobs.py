@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from attunement import jobs, runs
 from attunement.core import AttunementError, Context
+from attunement.distributions.adapters import AdapterSettings, load_adapter
 from attunement.distributions.tabular import Tabular
 from attunement.jobs import Callbacks
 from attunement.recipes import ModelSettings, TargetSettings, TuneRecipe
@@ -141,6 +142,56 @@ def test_the_policy_loads_with_transformers(finished):
     card = (finished.policy_folder / "README.md").read_text(encoding="utf-8")
     assert "regex:self" in card
     assert "forward_kl" in card
+
+
+ADAPTED = RECIPE.model_copy(update={"adapter": AdapterSettings(lora_rank=2)})
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory) -> Run:
+    return jobs.tune(ADAPTED, tmp_path_factory.mktemp("runs") / "adapted")
+
+
+def test_an_adapter_starts_the_same_when_killed_before_any_checkpoint(adapted, tmp_path):
+    with pytest.raises(KilledError):
+        jobs.tune(ADAPTED, tmp_path / "killed", callbacks=killer(1))
+    run = jobs.resume(tmp_path / "killed")
+    assert all("lora" in name for name in weights(adapted))
+    assert all(torch.equal(t, weights(run)[name]) for name, t in weights(adapted).items())
+    delivered = "policy/adapter_model.safetensors"
+    assert (run.folder / delivered).read_bytes() == (adapted.folder / delivered).read_bytes()
+
+
+def test_an_adapter_is_delivered_as_pefts_folder(adapted):
+    assert not (adapted.policy_folder / "model.safetensors").exists()
+    card = (adapted.policy_folder / "README.md").read_text(encoding="utf-8")
+    assert "library_name: peft" in card
+    assert "loaded over `tiny-python`" in card
+    _, target, _ = jobs.open_target(adapted)
+    policy = jobs.open_policy(adapted, base=target.base)
+    samples = target.base.sample(None, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        loaded = load_adapter(target.base, adapted.policy_folder).log_prob(samples)
+        assert torch.equal(policy.log_prob(samples), loaded)
+        assert not torch.equal(samples.log_prob, loaded)
+    assert next(policy.module.parameters()).data_ptr() == (
+        next(target.base.module.parameters()).data_ptr()
+    )
+    assert jobs.measure_run(adapted, 64, seed=1).divergences["kl_policy_base"].value > 0
+
+
+def test_a_delivered_adapter_is_trained_on(adapted, tmp_path):
+    recipe = RECIPE.model_copy(update={"policy": str(adapted.folder)})
+    run = jobs.tune(recipe, tmp_path / "further")
+    assert set(weights(run)) == set(weights(adapted))
+    assert not all(torch.equal(t, weights(run)[name]) for name, t in weights(adapted).items())
+
+
+def test_a_layer_that_is_not_there_is_told_at_once(tmp_path):
+    form = AdapterSettings(lora_target_modules=("q_proj",))
+    with pytest.raises(AttunementError, match=r"'q_proj'.*c_attn, c_fc, c_proj"):
+        jobs.tune(RECIPE.model_copy(update={"adapter": form}), tmp_path / "never")
+    assert not (tmp_path / "never").exists()
 
 
 @pytest.mark.parametrize("step", [1, 3])
@@ -288,7 +339,7 @@ def test_contexts_are_kept(tmp_path):
 EACH = RECIPE.model_copy(
     update={
         "target": TargetSettings(match_each={"regex:self": 0.3}, match={"length": 11.5}),
-        "settings": SETTINGS.model_copy(update={"max_steps": 2}),
+        "settings": SETTINGS.model_copy(update={"max_steps": 2, "bank_size": 512}),
     }
 )
 

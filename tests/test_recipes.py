@@ -3,6 +3,7 @@ import torch
 from pydantic import ValidationError
 
 from attunement.core import AttunementError, Stop
+from attunement.distributions.adapters import AdapterSettings, with_adapter
 from attunement.factors import Constraint, Moment, MomentEach, Tilt
 from attunement.recipes import ModelSettings, TargetSettings, TuneRecipe
 from attunement.tuning import TuningSettings
@@ -100,6 +101,31 @@ def test_check_knows_infinite_divergences():
         asked.check()
     floor = asked.target.model_copy(update={"floor": 0.01})
     asked.model_copy(update={"target": floor}).check()
+
+
+def test_an_adapter_is_part_of_the_recipe():
+    form = AdapterSettings(lora_rank=4, lora_target_modules=("c_attn",))
+    asked = recipe(constrain=("compiles",)).model_copy(update={"adapter": form})
+    assert TuneRecipe.parse(asked.model_dump(mode="json"), "here") == asked
+    asked.check()
+    with pytest.raises(AttunementError, match="leave out --policy or --lora-rank"):
+        asked.model_copy(update={"policy": "runs/first"}).check()
+
+
+def test_an_adapter_is_loaded_over_the_base_at_hand_if_it_is_its_own(tmp_path):
+    base = TINY.load()
+    with_adapter(base, generator=torch.Generator().manual_seed(0)).save(tmp_path / "adapter")
+    base.save(tmp_path / "other")
+    other = ModelSettings(base=str(tmp_path / "other"), max_new_tokens=64).load()
+
+    def weight(model):
+        return next(model.module.parameters()).data_ptr()
+
+    assert weight(TINY.load(tmp_path / "adapter", base=base)) == weight(base)
+    for at_hand in (None, other):
+        loaded = TINY.load(tmp_path / "adapter", base=at_hand)
+        assert weight(loaded) not in {weight(base), weight(other)}
+        assert loaded.outcomes == base.outcomes
 
 
 def test_an_unknown_entry_is_named():

@@ -23,6 +23,7 @@ from attunement.training import (
     save_training,
     scheduled_learning_rate,
     start_training,
+    trainable,
     update,
 )
 
@@ -232,6 +233,30 @@ def test_frozen_parameters_stay():
     one_update(state)
     torch.testing.assert_close(values(state.module[0]), before, rtol=0, atol=0)
     assert not torch.equal(state.module[2].weight, state.average[2].weight)
+
+
+def test_only_what_is_trained_is_saved(tmp_path):
+    module = small_network()
+    module[0].requires_grad_(False)
+    state = started(module)
+    one_update(state)
+    counters = save_training(state, tmp_path)
+    for name in ("policy", "average"):
+        tensors = load_tensors(tmp_path / f"{name}.safetensors")
+        assert set(tensors) == {"2.weight", "2.bias"} == set(trainable(state.average))
+    fresh = small_network()
+    fresh[0].requires_grad_(False)
+    loaded = started(fresh)
+    load_training(loaded, tmp_path, counters)
+    torch.testing.assert_close(values(loaded.average), values(state.average), rtol=0, atol=0)
+    assert one_update(loaded) == one_update(state)
+    with pytest.raises(AttunementError, match="weights of another model"):
+        load_training(started(small_network()), tmp_path, counters)
+
+
+def test_a_frozen_network_has_nothing_to_train():
+    with pytest.raises(AttunementError, match="every parameter of the policy is frozen"):
+        started(small_network().requires_grad_(False))
 
 
 @pytest.mark.parametrize("updates", [0, 3])

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
         Stop,
         Trainable,
     )
+    from attunement.distributions.adapters import (
+        AdapterSettings,
+        load_adapter,
+        merge_adapter,
+        with_adapter,
+    )
     from attunement.distributions.causal import Causal
     from attunement.distributions.models import load
     from attunement.distributions.seq2seq import Seq2Seq
@@ -56,6 +62,10 @@ _ROOMS = {
     "Causal": "distributions.causal",
     "Seq2Seq": "distributions.seq2seq",
     "Tabular": "distributions.tabular",
+    "AdapterSettings": "distributions.adapters",
+    "with_adapter": "distributions.adapters",
+    "load_adapter": "distributions.adapters",
+    "merge_adapter": "distributions.adapters",
     # What is wanted.
     "as_scorer": "scorers",
     "parse_scorer": "scorers",

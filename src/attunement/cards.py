@@ -6,7 +6,13 @@ from attunement.measuring import Measurement
 from attunement.recipes import TuneRecipe
 
 
-def card(recipe: TuneRecipe, length: int, before: Measurement, after: Measurement) -> str:
+def card(
+    recipe: TuneRecipe,
+    length: int,
+    before: Measurement,
+    after: Measurement,
+    below: str | None = None,
+) -> str:
     """The `README.md` of a delivered folder, as the hub shows it.
 
     Args:
@@ -14,6 +20,7 @@ def card(recipe: TuneRecipe, length: int, before: Measurement, after: Measuremen
         length: Tokens at which completions were cut.
         before: Of the base.
         after: Of the policy.
+        below: The model that the policy is an adapter over; None where it is a model of its own.
     """
     factors = "\n".join(f"- {row}" for row in _sentences(recipe))
     rows = "\n".join(
@@ -26,8 +33,10 @@ def card(recipe: TuneRecipe, length: int, before: Measurement, after: Measuremen
     )
     settings = recipe.settings
     start = "" if recipe.policy is None else f", starting from `{recipe.policy}`"
+    library = "transformers" if below is None else f"peft\nbase_model: {below}"
+    form = "" if below is None else f"\n\nThis is a LoRA adapter, to be loaded over `{below}`."
     return f"""---
-library_name: transformers
+library_name: {library}
 tags: [attunement, {settings.objective}]
 ---
 # {recipe.model.base}, tuned towards a target
@@ -45,7 +54,7 @@ samples{start}, completions cut at {length} tokens. Distances in nats from
 {rates}
 {rows}
 
-Run again: `{recipe.command}`
+Run again: `{recipe.command}`{form}
 """
 
 

@@ -472,7 +472,7 @@ class Trainable(Distribution, Protocol):
 
     @property
     def module(self) -> torch.nn.Module:
-        """The network whose parameters are trained."""
+        """The network; those of its parameters that require a gradient are trained."""
         ...
 
     def copy(self) -> Self:

@@ -18,6 +18,7 @@ import torch
 from attunement import processes, runs
 from attunement.cards import card
 from attunement.core import AttunementError, Context, Distribution, Samples, Scorer, Scores
+from attunement.distributions.adapters import adapter_base, with_adapter
 from attunement.distributions.language import LanguageModel, require_same_tokens
 from attunement.measuring import Measurement, measure, not_applicable
 from attunement.recipes import ModelSettings, TuneRecipe
@@ -37,7 +38,7 @@ from attunement.tuning import (
     save_state,
 )
 
-_FIT, _MEASURE_BASE, _MEASURE_POLICY, _SHOW = range(100, 104)
+_FIT, _MEASURE_BASE, _MEASURE_POLICY, _SHOW, _ADAPTER = range(100, 105)
 _SHOWN, _SHOWN_DURING = 40, 8
 
 
@@ -82,10 +83,11 @@ def tune(
     callbacks.on_stage("loading the base")
     base = recipe.model.load()
     recipe = recipe.model_copy(update={"model": recipe.model.resolved(base)})
-    policy = _of_the_base(recipe.policy, recipe, base)
+    policy = _starting_policy(recipe, base)
     proposal = _of_the_base(recipe.proposal_model, recipe, base)
     target = recipe.target.build(base, scorer_of)
-    target = _fitted(recipe, target, contexts, policy, callbacks)
+    elsewhere = None if recipe.policy is None else policy
+    target = _fitted(recipe, target, contexts, elsewhere, callbacks)
     callbacks.on_stage("drawing the bank")
     problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
     resolved = recipe.with_fit(target, contexts).model_copy(
@@ -112,7 +114,7 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
     callbacks.on_stage("loading the base")
     recipe, target, contexts = open_target(run)
     base = cast(LanguageModel, target.base)
-    policy = _of_the_base(recipe.policy, recipe, base)
+    policy = _starting_policy(recipe, base)
     proposal = _of_the_base(recipe.proposal_model, recipe, base)
     problem, state = init(target, contexts, recipe.settings, policy=policy, proposal=proposal)
     found = run.checkpoints()
@@ -122,6 +124,14 @@ def resume(folder: Path | str, callbacks: Callbacks = SILENT) -> Run:
         load_state(problem, state, checkpoint, counters)
         callbacks.on_stage(f"going on from step {state.step}")
     return _go_on(run, problem, state, callbacks)
+
+
+def _starting_policy(recipe: TuneRecipe, base: LanguageModel) -> LanguageModel | None:
+    """The model that a run starts from, or None where that is a copy of its base."""
+    if recipe.adapter is None:
+        return _of_the_base(recipe.policy, recipe, base)
+    generator = generator_for(recipe.settings.seed, _ADAPTER)
+    return with_adapter(base, recipe.adapter, generator=generator)
 
 
 def _fitted(
@@ -146,8 +156,10 @@ def _of_the_base(name: str | None, recipe: TuneRecipe, base: LanguageModel) -> L
     """A run's policy or a model, on the base's outcomes and tokens; None where none is named."""
     if name is None:
         return None
-    delivered = is_run(name)
-    model = open_policy(Run.open(name), recipe.model) if delivered else recipe.model.load(name)
+    if is_run(name):
+        model = open_policy(Run.open(name), recipe.model, base=base)
+    else:
+        model = recipe.model.load(name, base=base)
     require_same_tokens(base, model, name)
     return model
 
@@ -178,19 +190,22 @@ def contexts_of(run: Run) -> tuple[Context, ...] | None:
     return None if read_recipe(run).prompts is None else run.load_contexts()
 
 
-def open_policy(run: Run, model: ModelSettings | None = None) -> LanguageModel:
+def open_policy(
+    run: Run, model: ModelSettings | None = None, *, base: LanguageModel | None = None
+) -> LanguageModel:
     """The policy that a run delivers.
 
     Args:
         run: The run.
         model: The sample space that it shall have; the run's own where None.
+        base: A model at hand, whose weights an adapter that was made for it shares.
 
     Raises:
         AttunementError: The run hasn't delivered one yet.
     """
     if not run.policy_folder.is_dir():
         raise AttunementError(f"{run.folder} has no policy yet: finish it with --resume")
-    return (model or read_recipe(run).model).load(run.policy_folder)
+    return (model or read_recipe(run).model).load(run.policy_folder, base=base)
 
 
 def is_run(name: str | Path) -> bool:
@@ -238,7 +253,7 @@ def draw_from(
 def measure_run(run: Run, n: int, seed: int) -> Measurement:
     """Measure a run's policy against its target on fresh samples."""
     _, target, contexts = open_target(run)
-    policy = open_policy(run)
+    policy = open_policy(run, base=cast(LanguageModel, target.base))
     return measure(target, policy, contexts, n=n, generator=generator_for(seed, _MEASURE_POLICY))
 
 
@@ -271,7 +286,7 @@ def _finish(run: Run, problem: Problem, callbacks: Callbacks) -> None:
     """Measure base and delivered policy on fresh samples; the measurement's file ends the run."""
     recipe = read_recipe(run)
     target, contexts, seed = problem.target, problem.contexts, recipe.settings.seed
-    policy = recipe.model.load(run.policy_folder)
+    policy = recipe.model.load(run.policy_folder, base=cast(LanguageModel, target.base))
     size = recipe.measure_size
     before = measure(
         target, target.base, contexts, n=size, generator=generator_for(seed, _MEASURE_BASE)
@@ -350,5 +365,6 @@ def _deliver(
     """The delivered folder: weights, tokenizer and a card with target and distance."""
     policy.save(folder)
     if processes.is_main():
-        text = card(recipe, policy.outcomes.max_new_tokens, before, after)
+        length = policy.outcomes.max_new_tokens
+        text = card(recipe, length, before, after, adapter_base(folder))
         (folder / "README.md").write_text(text, encoding="utf-8")

@@ -18,6 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from attunement import runs
 from attunement.conflicts import require_compatible
 from attunement.core import AttunementError, Context, Scorer, Stop, as_contexts
+from attunement.distributions.adapters import (
+    AdapterSettings,
+    adapter_base,
+    is_base,
+    load_adapter,
+)
 from attunement.distributions.language import LanguageModel
 from attunement.distributions.models import load
 from attunement.distributions.stopping import STOPS
@@ -65,15 +71,26 @@ class ModelSettings(BaseModel):
             raise AttunementError(f"there is no stop preset {name!r}; there is {', '.join(STOPS)}")
         return name
 
-    def load(self, model: str | Path | None = None) -> LanguageModel:
+    def load(
+        self, model: str | Path | None = None, *, base: LanguageModel | None = None
+    ) -> LanguageModel:
         """The base, or another model on the same outcomes.
+
+        Args:
+            model: What to load; the base where None.
+            base: A model at hand, whose weights an adapter that was made for it shares.
 
         Raises:
             AttunementError: There is no such model.
         """
+        source = self.base if model is None else model
+        below = adapter_base(source)
+        if below is not None:
+            over = base if base is not None and is_base(base, below) else self.load(below)
+            return load_adapter(over, source)
         function = None if self.stop_preset is None else STOPS[self.stop_preset]
         return load(
-            self.base if model is None else model,
+            source,
             max_new_tokens=self.max_new_tokens,
             stop=Stop(strings=self.stop, function=function),
             dtype=getattr(torch, self.dtype),
@@ -198,6 +215,7 @@ class TuneRecipe(BaseModel):
         target: What is wanted.
         settings: How it is approached.
         policy: Where the policy starts: a run, a folder or a hub id; the base where None.
+        adapter: The adapter that is trained over the base; all of the policy's weights where None.
         proposal_model: What the proposal `other` draws from: a run, a folder or a hub id.
         prompts: File of the contexts inside the run, or None for the empty context.
         fit_size: Samples for each context on which λ is solved: the base's, or where the policy
@@ -221,6 +239,7 @@ class TuneRecipe(BaseModel):
     target: TargetSettings
     settings: TuningSettings = TuningSettings()
     policy: str | None = None
+    adapter: AdapterSettings | None = None
     proposal_model: str | None = None
     prompts: str | None = None
     fit_size: int = Field(default=8192, ge=2)
@@ -251,6 +270,15 @@ class TuneRecipe(BaseModel):
                 "e.g. --constrain compiles"
             )
         target.check(scorer_of)
+        if self.policy is not None and self.adapter is not None:
+            raise AttunementError(
+                "a new adapter starts from the base: leave out --policy or --lora-rank; a policy "
+                "that is an adapter already is trained on as it is"
+            )
+        if self.settings.fully_shard and self.adapter is not None:
+            raise AttunementError(
+                "an adapter can't be sharded: leave out --fully-shard; its base is in memory once"
+            )
         if (self.proposal_model is None) == (self.settings.proposal is Proposal.OTHER):
             raise AttunementError(
                 "--proposal other and --proposal-model need each other, e.g. --proposal other "

@@ -33,9 +33,13 @@ def test_a_recipe_runs_again_where_a_list_of_its_scorer_has_gone(attune, small, 
     assert all((first[name] == second[name]).all() for name in first)
 
 
-def test_kill_9_and_resume_give_the_same_weights(attune, start, job, tmp_path):
+@pytest.mark.parametrize(
+    ("form", "delivered"),
+    [([], "model.safetensors"), (["--lora-rank=2"], "adapter_model.safetensors")],
+)
+def test_kill_9_and_resume_give_the_same_weights(attune, start, job, tmp_path, form, delivered):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    arguments = [*job, "--max-steps=8", "--output-dir"]
+    arguments = [*job, *form, "--max-steps=8", "--output-dir"]
     assert attune("tune", *arguments, str(whole)).returncode == 0
     process = start("tune", *arguments, str(killed))
     while not (killed / "checkpoints/step-2/counters.json").exists():
@@ -46,7 +50,7 @@ def test_kill_9_and_resume_give_the_same_weights(attune, start, job, tmp_path):
     assert not (killed / "measurement.json").exists()
     done = attune("tune", "--resume", "--output-dir", str(killed))
     assert done.returncode == 0, done.stderr
-    for name in ("checkpoints/step-8/policy.safetensors", "policy/model.safetensors"):
+    for name in ("checkpoints/step-8/policy.safetensors", f"policy/{delivered}"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes()
 
 
@@ -88,6 +92,15 @@ def strange(a, b, c):
         (["--constrain", "compiles", "--prompt", "x = 1\n" * 400], 1, "context"),
         (["--constrain", "compiles", "--base", "nobody/nothing"], 1, "tiny-python"),
         (["--constrain", "compiles", "--policy", "nobody/nothing"], 1, "nobody/nothing"),
+        (["--constrain", "compiles", "--lora-rank", "0"], 2, "--lora-rank"),
+        (["--constrain", "compiles", "--lora-rank", "2", "--fully-shard"], 2, "can't be sharded"),
+        (["--constrain", "compiles", "--lora-alpha", "8"], 2, "no use without --lora-rank"),
+        (["--constrain", "compiles", "--lora-rank", "2", "--policy", "x"], 2, "leave out --policy"),
+        (
+            ["--constrain", "compiles", "--lora-rank", "2", "--lora-target-modules", "q_proj"],
+            1,
+            "c_attn, c_fc, c_proj",
+        ),
         (["--constrain", "compiles", "--proposal", "other"], 2, "--proposal-model"),
         (["--constrain", "compiles", "--proposal-model", "runs/first"], 2, "--proposal other"),
         (["--match", "length=9", "--objective", "reward"], 2, "a proportion is no reward"),

@@ -16,6 +16,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from attunement.distributions.language import LanguageModel
+from attunement.distributions.models import load
+
 torch.set_num_threads(1)
 
 
@@ -120,3 +123,16 @@ def encoder_decoder(make_encoder_decoder: Callable[..., PreTrainedModel]) -> Pre
 def four_token_model(make_encoder_decoder: Callable[..., PreTrainedModel]) -> PreTrainedModel:
     """A model with an encoder whose outcomes can be enumerated: padding, end, a, b."""
     return make_encoder_decoder(vocabulary=4)
+
+
+@pytest.fixture(params=[*sorted(MAKERS), "t5"])
+def language_model(
+    request: pytest.FixtureRequest,
+    byte_tokenizer: PreTrainedTokenizerFast,
+    letters: PreTrainedTokenizerFast,
+    make_t5: Callable[..., PreTrainedModel],
+) -> LanguageModel:
+    """A causal model of either family, or one with an encoder, cut at 12 tokens."""
+    if request.param == "t5":
+        return load(make_t5(), tokenizer=letters, max_new_tokens=12)
+    return load(MAKERS[request.param](), tokenizer=byte_tokenizer, max_new_tokens=12)

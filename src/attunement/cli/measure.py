@@ -78,7 +78,7 @@ def measure(
         settings = model_settings(base or model, max_new_tokens, stop, stop_preset, dtype, device)
         generator = generator_for(seed)
         loaded = settings.load()
-        policy = loaded if base is None else settings.resolved(loaded).load(model)
+        policy = loaded if base is None else settings.resolved(loaded).load(model, base=loaded)
         require_same_tokens(loaded, policy, model)
         built = wanted.build(loaded).fit(contexts, generator=generator)
         measured = measure_policy(built, policy, contexts, n=n, generator=generator)

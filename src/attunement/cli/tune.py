@@ -37,6 +37,7 @@ from attunement.cli.options import (
 
 if TYPE_CHECKING:
     from attunement.core import Context, Scorer
+    from attunement.distributions.adapters import AdapterSettings
     from attunement.recipes import TuneRecipe
     from attunement.runs import Run
 
@@ -49,6 +50,16 @@ def tune(
     base: Annotated[str, typer.Option(help="A hub id, a folder, or tiny-python.")] = "tiny-python",
     policy: Annotated[
         str | None, typer.Option(help="Where to start: a run, a folder or a hub id [the base].")
+    ] = None,
+    lora_rank: Annotated[
+        int | None, typer.Option(help="Train a LoRA adapter of this rank, not all weights.")
+    ] = None,
+    lora_alpha: Annotated[
+        int | None, typer.Option(help="The adapter counts alpha / rank times [16].")
+    ] = None,
+    lora_target_modules: Annotated[
+        list[str] | None,
+        typer.Option(help="A linear layer that gets one; may be repeated [all but the head]."),
     ] = None,
     constrain: Constrain = None,
     floor: Floor = None,
@@ -165,6 +176,7 @@ def tune(
                     target=target,
                     policy=policy,
                     proposal_model=proposal_model,
+                    adapter=_adapter(context),
                 )
                 contexts = read_prompts(prompt, prompts)
             scorer_of = _scorer_of(asked, recipe)
@@ -209,6 +221,17 @@ def _recipe(context: typer.Context, **asked: object) -> TuneRecipe:
             "command": shlex.join(["attune", *sys.argv[1:]]),
         }
     )
+
+
+def _adapter(context: typer.Context) -> AdapterSettings | None:
+    """The adapter that was asked for, or None."""
+    from attunement.distributions.adapters import AdapterSettings
+
+    given = [name for name in AdapterSettings.model_fields if _is_given(context, name)]
+    if given and "lora_rank" not in given:
+        raise typer.BadParameter(f"{as_option(given[0])} has no use without --lora-rank")
+    asked = {name: context.params[name] for name in given}
+    return AdapterSettings.model_validate(asked) if given else None
 
 
 def _read_again(path: Path, output_dir: Path) -> tuple[TuneRecipe, tuple[Context, ...] | None]:

@@ -189,7 +189,7 @@ class Causal:
         return Warped(self, warp)
 
     def copy(self) -> Self:
-        """An independent copy, parameters included; the tokenizer is shared."""
+        """An independent copy, parameters included; shared are tokenizer and an adapter's base."""
         module = copy.deepcopy(self.module)
         module.zero_grad(set_to_none=True)
         return type(self)(module, self.tokenizer, self.outcomes, batch_size=self.batch_size)

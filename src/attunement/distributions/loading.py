@@ -182,6 +182,11 @@ def local_folder(source: str | Path) -> Path | None:
     """
     path = Path(source).expanduser()
     if path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise AttunementError(
+                f"folder {source} holds an adapter, not a model: load its base and give both to "
+                "attunement.load_adapter"
+            )
         if not (path / "config.json").is_file():
             raise AttunementError(f"folder {source} has no config.json, so it holds no model")
         return path
