@@ -27,7 +27,7 @@ QUICK = exact.sizes(seeds=8, steps=300, every=20)
 EMBEDDED = LanguageSizes(
     model=ModelSettings(base="tiny-python"),
     seeds=4,
-    settings=language.embedded_settings(max_steps=80, evaluate_every=10),
+    settings=language.embedded_settings(max_steps=60, evaluate_every=10),
     targets={"code": TargetSettings(constrain=("compiles",))},
     measure_size=3072,
 )

@@ -26,7 +26,7 @@ QUICK = exact.sizes(seeds=8, steps=300, every=10)
 EMBEDDED = LanguageSizes(
     model=ModelSettings(base="tiny-python"),
     seeds=4,
-    settings=language.embedded_settings(max_steps=40, evaluate_every=5),
+    settings=language.embedded_settings(max_steps=24, evaluate_every=4),
     targets={
         "compiles": TargetSettings(constrain=("compiles",)),
         "keeps_pep8": TargetSettings(constrain=(language.keeps_pep8.name,)),

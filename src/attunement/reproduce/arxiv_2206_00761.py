@@ -55,14 +55,15 @@ QUICK = ExactSizes(
 EMBEDDED = LanguageSizes(
     model=ModelSettings(base="tiny-python"),
     seeds=4,
-    settings=language.embedded_settings(max_steps=30, evaluate_every=5).model_copy(
+    settings=language.embedded_settings(max_steps=20, evaluate_every=5).model_copy(
         update={"gradient_variance": True}
     ),
     targets={
         "pointwise": TargetSettings(constrain=("compiles",)),
         "distributional": TargetSettings(match={"has_docstring": 0.5}),
     },
-    measure_size=2048,
+    measure_size=1024,
+    fit_size=2048,
 )
 PAPER = LanguageSizes(
     model=language.GPT2,
