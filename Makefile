@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-slow check bench clean
+.PHONY: setup demo test test-slow check bench papers clean
 
 setup: $(STAMP)
 
@@ -49,6 +49,10 @@ bench: setup
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/coverage_contexts.py
 	$(BIN)/python benchmarks/memory.py
+
+# The tables of docs/papers, from the results beside them.
+papers: setup
+	$(BIN)/python -m attunement.reproduce.documents docs/papers
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -15,6 +15,7 @@ import typer
 from attunement.cli.doctor import doctor
 from attunement.cli.measure import measure
 from attunement.cli.report import report
+from attunement.cli.reproduce import reproduce
 from attunement.cli.sample import sample
 from attunement.cli.tune import tune
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     help="Say what you want from a language as a target distribution, move it there, and know "
     "how far away it still is.",
 )
-for command in (tune, sample, measure, report, doctor):
+for command in (tune, sample, measure, report, reproduce, doctor):
     app.command()(command)
 
 _INTERRUPTED = 130
@@ -43,7 +44,11 @@ def main() -> None:
         _leave()
         sys.exit(status)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; what was written is kept: go on with attune tune --resume", 1)
+        _fail(
+            "interrupted; what was written is kept: go on with attune tune --resume, or with the "
+            "same attune reproduce",
+            1,
+        )
     except Exception as error:
         status, sentence = _explain(error)
         if sentence is None:

@@ -32,7 +32,7 @@ from attunement.targets import Target
 from attunement.tuning.drawn import Drawn
 from attunement.tuning.partition import PartitionPool
 from attunement.tuning.rewards import require_reward
-from attunement.tuning.settings import Proposal, TuningSettings
+from attunement.tuning.settings import Keep, Proposal, TuningSettings
 
 BANK, CONTEXTS, SAMPLES, EVALUATION, NOISE, EVALUATION_BANK = range(6)
 """The purposes that random streams are derived for."""
@@ -155,7 +155,8 @@ def _bank(
     bank = target.base.sample(contexts, each, generator=generator_for(settings.seed, purpose))
     features = target.features(bank)
     require_applicable(features)
-    _require_seen(target, features)
+    if settings.keep is Keep.BEST:
+        _require_seen(target, features)
     potential = target.log_potential(bank, features)
     if bool(torch.isneginf(potential).all()):
         end = (
@@ -209,7 +210,7 @@ def _require_seen(target: Target, features: Mapping[str, Scores]) -> None:
                 raise AttunementError(
                     f"{factor.scorer.name} is {float(seen):g} on all {len(values)} base samples of "
                     f"the bank, so the distance to its mean of {factor.mean:g} can't be followed: "
-                    "raise --bank-size"
+                    "raise --bank-size or --keep last"
                 )
 
 

@@ -1,0 +1,227 @@
+"""The embedded and the paper's scale: one code path, on `tiny-python` or on a model of the hub.
+
+Figures are estimates on fresh samples here, so a seed's figure has sampling noise in it as well;
+both are in the spread over seeds, which alone makes the intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from torch import Tensor
+
+from attunement.core import AttunementError, Context, Distribution, Samples, Scorer
+from attunement.distributions.language import LanguageModel
+from attunement.distributions.tiny import TINY_PYTHON
+from attunement.measuring import Measurement, measure
+from attunement.recipes import ModelSettings, TargetSettings
+from attunement.reproduce.claims import Row
+from attunement.runs import generator_for
+from attunement.scorers import ast_nodes, evaluate, parse_scorer, pep8_per_line
+from attunement.scorers.base import NamedScorer
+from attunement.targets import Target
+from attunement.tuning import Keep, TuningSettings, tune
+
+GPT_NEO = ModelSettings(
+    base="EleutherAI/gpt-neo-125m", max_new_tokens=128, stop_preset="python-function"
+)
+"""The model of code in arXiv 2112.00791, and its length."""
+GPT2 = ModelSettings(base="gpt2", max_new_tokens=40)
+"""The model of sentences in arXiv 2012.11635 and 2206.00761, and their length."""
+_FIT, _MEASURE, _CONTEXTS, _ENTROPY = range(300, 304)
+_MOST_ROUNDS = 50
+
+
+@dataclass(frozen=True)
+class LanguageSizes:
+    """What was chosen for a study of a language model, before it was run.
+
+    Attributes:
+        model: The base and its sample space.
+        seeds: Units of replication.
+        settings: What the runs of all conditions have in common.
+        targets: The targets, by what they are called in the study.
+        measure_size: Fresh samples of a measurement, half of the base and half of the policy.
+        fit_size: Base samples that λ is solved on.
+        contexts: Contexts to tune on, for a conditional target.
+        held_out: Further contexts, on which it is measured.
+    """
+
+    model: ModelSettings
+    seeds: int
+    settings: TuningSettings
+    targets: Mapping[str, TargetSettings]
+    measure_size: int
+    fit_size: int = 4096
+    contexts: int = 0
+    held_out: int = 0
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether the base is another one than the embedded model."""
+        return self.model.base != TINY_PYTHON
+
+    def target(self, name: str, seed: int) -> Target:
+        """A target on the loaded base, fitted where it matches moments."""
+        built = self.targets[name].build(_load(self.model), _scorer)
+        return built.fit(n=self.fit_size, generator=generator_for(seed, _FIT))
+
+    def prompts(self) -> tuple[tuple[Context, ...], tuple[Context, ...]]:
+        """Contexts to tune on, and others to measure on; the same for all seeds."""
+        drawn = signatures(self.contexts + self.held_out)
+        return drawn[: self.contexts], drawn[self.contexts :]
+
+    def measured(
+        self,
+        target: Target,
+        policy: Distribution,
+        seed: int,
+        contexts: Sequence[Context] | None = None,
+        features: Sequence[Scorer] = (),
+    ) -> Row:
+        """Where a policy stands on fresh samples."""
+        generator = generator_for(seed, _MEASURE)
+        found = measure(
+            target,
+            policy,
+            contexts,
+            n=self.measure_size,
+            features=features,
+            generator=generator,
+        )
+        return _figures(found)
+
+    def to_json(self) -> dict[str, object]:
+        """For the recipe."""
+        return {
+            **vars(self),
+            "model": self.model.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json"),
+            "targets": {name: t.model_dump(mode="json") for name, t in self.targets.items()},
+        }
+
+
+def embedded_settings(max_steps: int, evaluate_every: int) -> TuningSettings:
+    """`tiny-python` within the hour: the defaults of `attune tune`, delivered as they end."""
+    return TuningSettings(
+        max_steps=max_steps,
+        evaluate_every=evaluate_every,
+        batch_size=256,
+        samples_per_context=16,
+        bank_size=512,
+        evaluation_size=256,
+        keep=Keep.LAST,
+    )
+
+
+def paper_settings(
+    batch_size: int, learning_rate: float, warmup_steps: int, samples_per_context: int = 64
+) -> TuningSettings:
+    """A paper's settings; the number of steps isn't theirs: 1,000."""
+    return TuningSettings(
+        max_steps=1000,
+        evaluate_every=10,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        samples_per_context=samples_per_context,
+        bank_size=4096,
+        evaluation_size=512,
+        averaging=0.0,
+        keep=Keep.LAST,
+    )
+
+
+def follow(
+    target: Target, settings: TuningSettings, contexts: Sequence[Context] | None = None
+) -> tuple[Distribution, list[Row]]:
+    """Tune a copy of the base.
+
+    Returns:
+        The last policy, and the values of every evaluation with `samples`, the fresh samples drawn
+        until then; the base comes first.
+    """
+    tuned = tune(target, contexts, settings)
+    path: list[Row] = [
+        {name: estimate.value for name, estimate in evaluation.estimates.items()}
+        | {"samples": float(evaluation.step * settings.batch_size)}
+        for evaluation in tuned.evaluations
+    ]
+    return tuned.policy, path
+
+
+@cache
+def signatures(count: int) -> tuple[Context, ...]:
+    """Signatures of functions as contexts: first lines of what `tiny-python` writes.
+
+    They are the model's own, so they are within what it knows, and need no data. A hub model gets
+    the same ones. The line break isn't part of them: one token holds it and the indentation after.
+
+    Args:
+        count: How many different ones.
+
+    Raises:
+        AttunementError: The model doesn't write so many.
+    """
+    base = _load(ModelSettings(base=TINY_PYTHON))
+    found: dict[str, None] = {}
+    for round_ in range(_MOST_ROUNDS):
+        texts = base.sample(None, 128, generator=generator_for(round_, _CONTEXTS)).full_texts
+        lines = (text.split("\n", 1)[0] for text in texts if "\n" in text)
+        found |= dict.fromkeys(
+            line for line in lines if line.startswith("def ") and line.endswith(":")
+        )
+        if len(found) >= count:
+            return tuple(Context(line) for line in list(found)[:count])
+    raise AttunementError(f"{TINY_PYTHON} wrote only {len(found)} different signatures")
+
+
+def spread(policy: Distribution, seed: int, count: int) -> Row:
+    """`entropy` in nats and `distinct`, the share of different ones, of unconditional samples."""
+    samples = policy.sample(None, count, generator=generator_for(seed, _ENTROPY))
+    return {
+        "entropy": -float(samples.log_prob.mean()),
+        "distinct": len({tuple(row) for row in samples.token_lists}) / count,
+    }
+
+
+def _keeps_pep8(samples: Samples) -> Tensor:
+    violations = evaluate(pep8_per_line, samples).values
+    return (samples.finished & (violations == 0)).double()
+
+
+keeps_pep8 = NamedScorer("keeps_pep8", _keeps_pep8)
+"""1 where a completion has finished and its full text has no violation of PEP 8."""
+
+WATCHED: tuple[Scorer, ...] = (ast_nodes, pep8_per_line)
+"""Features of code that are measured beside those of the target."""
+
+
+def _scorer(spec: str) -> Scorer:
+    return keeps_pep8 if spec == keeps_pep8.name else parse_scorer(spec)
+
+
+def _load(model: ModelSettings) -> LanguageModel:
+    """The model, loaded once; a base is never changed."""
+    return _loaded(model.model_dump_json())
+
+
+@cache
+def _loaded(settings: str) -> LanguageModel:
+    return ModelSettings.model_validate_json(settings).load()
+
+
+def _figures(found: Measurement) -> Row:
+    """The values of a measurement; what is the target's is called `target_...`.
+
+    Statistics of sets are NaN where there are too few samples for them.
+    """
+    missing = dict.fromkeys(("distinct_1", "self_bleu"), math.nan)
+    tables = (found.policy, found.divergences, found.diversity["policy"])
+    own = {name: e.value for table in tables for name, e in table.items()}
+    beside = {**found.target, **found.diversity.get("target", {})}
+    of_target = missing | {name: e.value for name, e in beside.items()}
+    return missing | own | {f"target_{name}": x for name, x in of_target.items()}
