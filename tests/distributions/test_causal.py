@@ -6,8 +6,9 @@ import torch
 from scipy import stats
 
 from attunement.core import AttunementError, Outcomes, Samples, Stop, Trainable
-from attunement.distributions.causal import Causal, Warped
+from attunement.distributions.causal import Causal
 from attunement.distributions.drawing import Warp
+from attunement.distributions.language import Warped
 
 PROMPTS = ["", "hello", "a longer prompt"]
 FURTHER_ENDS = frozenset(range(1, 12))

@@ -85,8 +85,8 @@ def require_drawable(outcomes: Outcomes, module: PreTrainedModel, batch_size: in
     """Raise an error unless completions can be drawn from a network.
 
     Raises:
-        AttunementError: Forbidden ids that the vocabulary doesn't have, or all of it; or batches
-            of nothing.
+        AttunementError: Forbidden ids that the vocabulary doesn't have, or all of it; batches of
+            nothing; or a decoder without a token to start from.
     """
     vocabulary = vocabulary_of(module)
     beyond = [token for token in outcomes.forbidden if not 0 <= token < vocabulary]
@@ -98,6 +98,8 @@ def require_drawable(outcomes: Outcomes, module: PreTrainedModel, batch_size: in
         raise AttunementError("every token of the vocabulary is forbidden: allow some")
     if batch_size < 1:
         raise AttunementError(f"batch_size must be at least 1, not {batch_size}")
+    if module.config.is_encoder_decoder and outcomes.start is None:
+        raise AttunementError("the decoder needs a token to start from: give the outcomes one")
 
 
 @final
