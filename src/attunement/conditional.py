@@ -101,7 +101,10 @@ def context_rows(
         else:
             counts = (int(accepted[index]), int(draws[index]))
             log_z = estimators.log_partition_of_draws(counts[1], counts[0], ACCEPTED)
-        means = [_means(scores, inside & (evidence.part == part)) for part in (BASE, POLICY)]
+        means = [
+            estimators.applicable_means(scores, inside & (evidence.part == part), evidence.context)
+            for part in (BASE, POLICY)
+        ]
         rows.append(ContextRow(_beginning(context), log_z, *counts, *means))
     return tuple(rows)
 
@@ -138,14 +141,6 @@ def acceptance(
         size = min(int(draws[lacking].max()), BUDGET - int(draws[lacking].max()))
         chosen = [contexts[index] for index in lacking.tolist()]
         potential = target.log_potential(target.base.sample(chosen, size, generator=generator))
-
-
-def _means(scores: Mapping[str, Scores], rows: Tensor) -> dict[str, Estimate]:
-    return {
-        name: estimators.sample_mean(column.values[rows & column.applicable])
-        for name, column in scores.items()
-        if bool((rows & column.applicable).any())
-    }
 
 
 def _beginning(context: Context) -> str:

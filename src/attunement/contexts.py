@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from attunement.core import AttunementError, Context, MissingExtraError
+from attunement.hub import first_line
 
 TINY_PYTHON_SIGNATURES = "tiny-python-signatures"
 """The name of the shipped contexts: signatures from Python's standard library."""
@@ -207,7 +208,7 @@ def _data_set(source: Path | str, split: str | None) -> _Source:
                 else (f"check its name, its split and the connection, or {_INSTEAD}")
             )
             raise AttunementError(
-                f"the data set {source} can't be read: {mend} ({_first_line(error)})"
+                f"the data set {source} can't be read: {mend} ({first_line(error)})"
             ) from error
     return _Source(
         f"the data set {source}", len(table), lambda at: (f"{source}, row {at}", table[at])
@@ -234,11 +235,6 @@ def _quiet(datasets: Any) -> Iterator[None]:
     finally:
         if not disabled:
             datasets.enable_progress_bars()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _context(place: str, row: Mapping[str, object], column: str) -> Context:

@@ -16,8 +16,9 @@ For a conditional target each context gives one value, and `averaging` makes an 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from scipy.special import betaincinv, digamma, polygamma
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from attunement import intervals
 from attunement.averaging import Limits, Statistic, estimate, reported, unbiased
-from attunement.core import Estimate
+from attunement.core import Estimate, Scores
 from attunement.divergences import Divergence, reverse_kl
 from attunement.evidence import BASE, Evidence, Weights, context_means
 
@@ -51,11 +52,7 @@ def partition(evidence: Evidence) -> Estimate:
 def log_partition(evidence: Evidence) -> Estimate:
     """log Z = log E_q[P/q], in nats; averaged over contexts where there are several."""
     evidence = evidence.calibrated
-
-    def statistic(rows: Tensor) -> Statistic:
-        normalised, value = _normalised(evidence.log_weights[rows])
-        return Statistic(value, normalised.exp() - 1, None)
-
+    statistic = partial(_log_mean, evidence.log_weights)
     return estimate(evidence, statistic, evidence.target_weights)
 
 
@@ -68,11 +65,7 @@ def log_partition_within(evidence: Evidence) -> Estimate:
     if torch.isneginf(log_weights).all():
         note = f"none of {len(evidence)} samples satisfies the constraint"
         return Estimate(math.nan, None, -math.inf, math.inf, len(evidence), 0.0, None, (note,))
-
-    def statistic(rows: Tensor) -> Statistic:
-        normalised, value = _normalised(log_weights[rows])
-        return Statistic(value, normalised.exp() - 1, None)
-
+    statistic = partial(_log_mean, log_weights)
     found = log_partition(evidence)
     plain = float(statistic(torch.arange(len(evidence))).value)
     shift = sum(float(unbiased(statistic, rows, parts)) for rows, parts in evidence.blocks) - plain
@@ -214,6 +207,24 @@ def sample_mean(feature: Tensor, context: Tensor | None = None) -> Estimate:
     return Estimate(*interval, n=feature.numel(), ess=float(feature.numel()))
 
 
+def applicable_means(
+    scores: Mapping[str, Scores], rows: Tensor, context: Tensor
+) -> dict[str, Estimate]:
+    """The mean of each feature over the samples that it applies to; absent where there are none.
+
+    Args:
+        scores: Feature to its scores of N samples.
+        rows: [N] bool, the samples to average over.
+        context: [N] int64.
+    """
+    means = {}
+    for name, column in scores.items():
+        chosen = rows & column.applicable
+        if bool(chosen.any()):
+            means[name] = sample_mean(column.values[chosen], context[chosen])
+    return means
+
+
 def _of_policy(evidence: Evidence, found: Estimate) -> Estimate:
     """No diagnostic of the base's samples can show what the policy alone produces."""
     if evidence.parts != (BASE,):
@@ -226,6 +237,12 @@ def _normalised(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """[..., M] log-weights with mean weight 1, and [...] the log of the mean before."""
     value = torch.logsumexp(log_weights, -1) - math.log(log_weights.shape[-1])
     return log_weights - value.unsqueeze(-1), value
+
+
+def _log_mean(log_weights: Tensor, rows: Tensor) -> Statistic:
+    """log of the mean weight of some rows."""
+    normalised, value = _normalised(log_weights[rows])
+    return Statistic(value, normalised.exp() - 1, None)
 
 
 def _weighted_mean(evidence: Evidence, feature: Tensor, weights: Weights) -> Estimate:

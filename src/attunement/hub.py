@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from safetensors import SafetensorError
-from transformers.utils import logging
 
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 """What transformers raises where a model or tokenizer can't be found or read."""
@@ -21,6 +20,8 @@ def first_line(error: BaseException) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars and warnings of transformers inside; both as before afterwards."""
+    from transformers.utils import logging  # it loads transformers, which not all callers need
+
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

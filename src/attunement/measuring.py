@@ -193,8 +193,8 @@ def _summary(
         log_z = estimators.log_partition(evidence)
     return Measurement(
         n=len(evidence),
-        base=applicable_means(scores, in_base, evidence.context),
-        policy=applicable_means(scores, in_policy, evidence.context),
+        base=estimators.applicable_means(scores, in_base, evidence.context),
+        policy=estimators.applicable_means(scores, in_policy, evidence.context),
         target=_target_means(scores, evidence),
         divergences=divergences,
         log_z=log_z,
@@ -254,24 +254,6 @@ def _policy_log_ratios(evidence: Evidence) -> Tensor:
         total = torch.logsumexp(evidence.log_weights[inside], 0)
         log_z[inside] = total - math.log(int(inside.sum()))
     return (log_score - evidence.log_policy - log_z)[rows]
-
-
-def applicable_means(
-    scores: Mapping[str, Scores], rows: Tensor, context: Tensor
-) -> dict[str, Estimate]:
-    """The mean of each feature over the samples that it applies to; absent where there are none.
-
-    Args:
-        scores: Feature to its scores of N samples.
-        rows: [N] bool, the samples to average over.
-        context: [N] int64.
-    """
-    means = {}
-    for name, column in scores.items():
-        chosen = rows & column.applicable
-        if bool(chosen.any()):
-            means[name] = estimators.sample_mean(column.values[chosen], context[chosen])
-    return means
 
 
 def _target_means(scores: Mapping[str, Scores], evidence: Evidence) -> dict[str, Estimate]:

@@ -12,6 +12,6 @@ file, and the same runs give the same bytes.
     page      all of it in the template page.html.jinja
 """
 
-from attunement.report.page import write_report
+from attunement.report.page import write_page, write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_page", "write_report"]

@@ -141,7 +141,15 @@ def write_report(runs: Sequence[Run], output: Path) -> None:
     Raises:
         AttunementError: A run can't be read, or the page can't be written there.
     """
-    text = render(read_runs(runs))
+    write_page(render(read_runs(runs)), output)
+
+
+def write_page(text: str, output: Path) -> None:
+    """Write a page under a temporary name, then put it in place.
+
+    Raises:
+        AttunementError: It can't be written there.
+    """
     temporary = output.with_name(f".{output.name}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup
 
+from attunement import report
 from attunement.reproduce.claims import Verdict, shown
 from attunement.reproduce.results import Result
 
@@ -14,15 +15,13 @@ _MARKS = {Verdict.HOLDS: "yes", Verdict.FAILS: "no", Verdict.UNDECIDED: "plain"}
 
 
 def write_page(result: Result, path: Path) -> None:
-    """Write the page through a temporary name.
+    """Write the page, as the report of a run is written.
 
     Args:
         result: What it is about.
         path: The file; it is replaced at once.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(render(result), encoding="utf-8")
-    temporary.replace(path)
+    report.write_page(render(result), path)
 
 
 def render(result: Result) -> str:

@@ -27,6 +27,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from attunement.core import AttunementError, MissingExtraError
+from attunement.hub import first_line
 from attunement.scorers.words import Word, joined, lower_case, read_words
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def load_spacy(name: str) -> BySpacy:
     except (OSError, ValueError) as error:
         raise AttunementError(
             f"there is no spaCy pipeline {name!r}: get one with python -m spacy download {name}, "
-            f"or name a pipeline's folder ({str(error).splitlines()[0]})"
+            f"or name a pipeline's folder ({first_line(error)})"
         ) from error
     finders = ("ner", "entity_ruler", "span_ruler")
     if not any(pipeline.get_pipe_meta(part).factory in finders for part in pipeline.pipe_names):

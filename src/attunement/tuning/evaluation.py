@@ -12,7 +12,6 @@ from attunement import estimators
 from attunement.core import Estimate, Samples
 from attunement.divergences import forward_kl, jensen_shannon, total_variation
 from attunement.evidence import BASE, POLICY, Evidence
-from attunement.measuring import applicable_means
 from attunement.runs import generator_for
 from attunement.tuning.noise import gradient_variance
 from attunement.tuning.problem import EVALUATION, Problem, TuningState
@@ -51,7 +50,7 @@ def evaluate(problem: Problem, state: TuningState) -> Evaluation:
     estimates["kl_policy_base"] = estimators.kl_policy_base(evidence)
     estimates["log_z"] = estimators.log_partition(evidence)
     everywhere = torch.ones(len(fresh), dtype=torch.bool)
-    estimates |= applicable_means(scores, everywhere, fresh.context_index)
+    estimates |= estimators.applicable_means(scores, everywhere, fresh.context_index)
     if settings.gradient_variance:
         estimates["gradient_variance"] = gradient_variance(problem, state)
     return Evaluation(state.step, estimates)
