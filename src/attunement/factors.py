@@ -263,7 +263,10 @@ class Tilt:
         return {"kind": "tilt", "scorer": name, "beta": self.beta, "weight": self.weight}
 
 
-Factor: TypeAlias = Constraint | Moment | MomentEach | Tilt
+Matched: TypeAlias = Moment | MomentEach
+"""The factors that have a λ."""
+
+Factor: TypeAlias = Constraint | Matched | Tilt
 
 
 def is_hard(factor: Factor) -> bool:

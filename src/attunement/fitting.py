@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from attunement.evidence import BASE, POLICY, Evidence, effective_sample_size, p
 from attunement.factors import (
     ContextLambdas,
     Factor,
+    Matched,
     Moment,
     MomentEach,
     log_potential,
@@ -32,9 +33,6 @@ from attunement.factors import (
 )
 from attunement.reach import Reach, require_all_seen, require_reachable
 from attunement.scorers import evaluate, require_applicable
-
-Matched: TypeAlias = Moment | MomentEach
-"""The factors that have a λ."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from attunement.factors import (
 from attunement.objectives import Objective
 from attunement.scorers import parse_scorer
 from attunement.targets import Target
-from attunement.tuning import Proposal, TuningSettings, require_finite
+from attunement.tuning import Proposal, TuningSettings, require_finite, require_reward
 
 
 class ModelSettings(BaseModel):
@@ -283,8 +283,8 @@ class TuneRecipe(BaseModel):
                 "--proposal other and --proposal-model need each other, e.g. --proposal other "
                 "--proposal-model runs/first"
             )
-        if self.settings.objective is Objective.REWARD and target.is_matched:
-            raise AttunementError("a proportion is no reward: --objective reward takes no --match")
+        if self.settings.objective is Objective.REWARD:
+            require_reward(target.factors(scorer_of))
         hard = bool(target.constrain) and target.floor is None
         require_finite(self.settings, hard)
 

@@ -44,6 +44,7 @@ from attunement.factors import (
     ContextLambdas,
     Factor,
     Lambda,
+    Matched,
     Moment,
     MomentEach,
     Tilt,
@@ -156,13 +157,13 @@ class Target:
         return {
             factor.scorer.name: factor.lambda_
             for factor in self.factors
-            if isinstance(factor, Moment | MomentEach) and factor.lambda_ is not None
+            if isinstance(factor, Matched) and factor.lambda_ is not None
         }
 
     @property
     def is_fitted(self) -> bool:
         """Whether every λ is known; true where nothing is matched."""
-        matched = (f for f in self.factors if isinstance(f, Moment | MomentEach))
+        matched = (f for f in self.factors if isinstance(f, Matched))
         return all(factor.lambda_ is not None for factor in matched)
 
     @property
@@ -230,7 +231,7 @@ class Target:
         Raises:
             AttunementError: A mean can't be reached; the message says which and what can.
         """
-        if not any(isinstance(factor, Moment | MomentEach) for factor in self.factors):
+        if not any(isinstance(factor, Matched) for factor in self.factors):
             return self
         if proposal is not None:
             require_proposal(self, proposal)
@@ -249,7 +250,7 @@ class Target:
         found = [
             _words_of(factor, self.moments_, self.moments_each_)
             for factor in self.factors
-            if isinstance(factor, Moment | MomentEach) and factor.scorer.name in self.moments_
+            if isinstance(factor, Matched) and factor.scorer.name in self.moments_
         ]
         if self.ess_ is not None:
             khat = "" if self.khat_ is None else f", k̂ {self.khat_:.2f}"
@@ -301,14 +302,13 @@ class Target:
 
     def _with(self, *added: Factor) -> Target:
         unfitted = tuple(
-            replace(f, lambda_=None) if isinstance(f, Moment | MomentEach) else f
-            for f in self.factors
+            replace(f, lambda_=None) if isinstance(f, Matched) else f for f in self.factors
         )
         return Target(self.base, (*unfitted, *added))
 
 
 def _words_of(
-    factor: Moment | MomentEach,
+    factor: Matched,
     moments: Mapping[str, Estimate],
     moments_each: Mapping[str, tuple[Estimate, ...]],
 ) -> str:
@@ -328,7 +328,7 @@ def _words_of(
 
 def _known(factor: Factor, lambdas: Mapping[str, Lambda]) -> Factor:
     """A factor with its λ."""
-    if not isinstance(factor, Moment | MomentEach):
+    if not isinstance(factor, Matched):
         return factor
     known = lambdas.get(factor.scorer.name)
     if isinstance(factor, Moment) and isinstance(known, int | float):

@@ -1,7 +1,12 @@
 import pytest
 
 from attunement.core import AttunementError, Context, Outcomes, Stop
-from attunement.distributions.prompts import check_lengths, context_limit, tokenize_contexts
+from attunement.distributions.prompts import (
+    check_lengths,
+    context_limit,
+    distinct_rows,
+    tokenize_contexts,
+)
 
 TEMPLATE = (
     "<end>{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}"
@@ -51,3 +56,10 @@ def test_a_prompt_has_to_leave_room(model):
     with pytest.raises(AttunementError, match=r"prompt 1 has 6 tokens.*=60 .* 64"):
         check_lengths([(1,) * 5, (1,) * 6], outcomes, limit)
     check_lengths([(1,) * 6], outcomes, None)
+
+
+def test_different_rows_come_once_and_can_be_repeated():
+    rows = [(3, 1), (2,), (3, 1), (4,), (2,)]
+    different, numbers = distinct_rows(rows)
+    assert different == [(3, 1), (2,), (4,)]
+    assert [different[number] for number in numbers.tolist()] == rows

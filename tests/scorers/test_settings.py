@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attunement.core import AttunementError
-from attunement.scorers.settings import only_settings, split_settings, whole_number
+from attunement.scorers.settings import only_settings, spec_of, split_settings, whole_number
 
 KEYS = {"column": str, "minimum": whole_number}
 
@@ -48,3 +48,8 @@ def test_what_was_joined_is_split(rest, column):
 def test_errors(argument, message):
     with pytest.raises(AttunementError, match=message):
         only_settings(argument, KEYS)
+
+
+def test_a_spec_says_what_differs_from_the_default():
+    assert spec_of("kept", [("column", None), ("minimum", 0)]) == "kept"
+    assert spec_of("kept", [("column", "c"), ("minimum", 4)]) == "kept:column=c,minimum=4"

@@ -35,5 +35,5 @@ def test_a_constraint_that_does_not_apply_is_not_violated(base):
 
 def test_a_proportion_is_no_reward(base):
     with pytest.raises(AttunementError, match="has_a is matched, and a proportion is no reward"):
-        require_reward(Target(base).match({has_a: 0.4}))
-    require_reward(Target(base).constrain(has_a))
+        require_reward(Target(base).match({has_a: 0.4}).factors)
+    require_reward(Target(base).constrain(has_a).factors)

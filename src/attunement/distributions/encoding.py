@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from attunement.distributions.prompts import distinct_rows
+
 
 def source_inputs(sources: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
     """The encoder's part of the arguments of a model's `forward`.
@@ -62,16 +64,16 @@ def encoded_once(
     Yields:
         The encoder's part of the arguments of those passes.
     """
-    places = {}
-    for place, source in enumerate(map(tuple, sources)):
-        places.setdefault(source, place)
-    numbers = {source: number for number, source in enumerate(places)}
-    first = torch.tensor([*places.values()], device=model.device)
-    number = torch.tensor([numbers[tuple(source)] for source in sources], device=model.device)
+    different, numbers = distinct_rows([tuple(source) for source in sources])
+    places = torch.arange(len(sources))
+    first = places.new_empty(len(different)).scatter_reduce(
+        0, numbers, places, "amin", include_self=False
+    )
+    first, number = first.to(model.device), numbers.to(model.device)
 
     def narrow(_: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        rows = {name: named[name][first] for name in ("input_ids", "attention_mask")}
-        return arguments, named | rows
+        narrowed = {name: named[name][first] for name in ("input_ids", "attention_mask")}
+        return arguments, named | narrowed
 
     def widen(_: nn.Module, __: Any, output: BaseModelOutput) -> BaseModelOutput:
         output.last_hidden_state = output.last_hidden_state[number]  # pyright: ignore

@@ -9,7 +9,7 @@ tokenizer's chat template, which writes its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,21 +56,13 @@ def tokenize_contexts(
         AttunementError: A conversation needs a chat template that the tokenizer doesn't have, or
             a context is left without any token.
     """
-    rows = []
-    for index, context in enumerate(contexts):
-        if isinstance(context.prompt, str):
-            ids = _text_ids(tokenizer, context.prompt)
-            if start is not None and ids[:1] != (start,):
-                ids = (start, *ids)
-        else:
-            ids = _text_ids(tokenizer, _render(tokenizer, context.prompt, index))
-        if not ids:
-            raise AttunementError(
-                f"context {index} is empty and these outcomes have no start token: "
-                "give it a prompt, or outcomes with a start"
-            )
-        rows.append(ids)
-    return tuple(rows)
+
+    def text_ids(text: str) -> tuple[int, ...]:
+        ids = _text_ids(tokenizer, text)
+        return ids if start is None or ids[:1] == (start,) else (start, *ids)
+
+    mend = "these outcomes have no start token: give it a prompt, or outcomes with a start"
+    return _tokenized(tokenizer, contexts, text_ids, mend)
 
 
 def tokenize_sources(
@@ -89,19 +81,23 @@ def tokenize_sources(
         AttunementError: A conversation needs a chat template that the tokenizer doesn't have, or
             a context is left without any token.
     """
-    rows = []
-    for index, context in enumerate(contexts):
-        if isinstance(context.prompt, str):
-            ids = tuple(tokenizer.encode(context.prompt, add_special_tokens=True))
-        else:
-            ids = _text_ids(tokenizer, _render(tokenizer, context.prompt, index))
-        if not ids:
-            raise AttunementError(
-                f"context {index} is empty and the tokenizer adds no token of its own, so the "
-                "encoder has nothing to read: give it a prompt"
-            )
-        rows.append(ids)
-    return tuple(rows)
+
+    def text_ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(text, add_special_tokens=True))
+
+    mend = (
+        "the tokenizer adds no token of its own, so the encoder has nothing to read: give it a "
+        "prompt"
+    )
+    return _tokenized(tokenizer, contexts, text_ids, mend)
+
+
+def distinct_rows(
+    rows: Sequence[tuple[int, ...]],
+) -> tuple[list[tuple[int, ...]], Tensor]:
+    """The different rows in the order of their first, and [R] int64, which each row is."""
+    numbers = {row: number for number, row in enumerate(dict.fromkeys(rows))}
+    return list(numbers), torch.tensor([numbers[row] for row in rows])
 
 
 def decode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -173,6 +169,25 @@ def check_scored_lengths(samples: Samples, limit: int | None) -> None:
                 f"a completion of context {index} needs {total} positions, beyond the "
                 f"model's context of {limit}"
             )
+
+
+def _tokenized(
+    tokenizer: PreTrainedTokenizerBase,
+    contexts: Sequence[Context],
+    text_ids: Callable[[str], tuple[int, ...]],
+    mend: str,
+) -> tuple[tuple[int, ...], ...]:
+    """Texts as `text_ids` says, conversations as the template writes them; none may be empty."""
+    rows = []
+    for index, context in enumerate(contexts):
+        if isinstance(context.prompt, str):
+            ids = text_ids(context.prompt)
+        else:
+            ids = _text_ids(tokenizer, _render(tokenizer, context.prompt, index))
+        if not ids:
+            raise AttunementError(f"context {index} is empty and {mend}")
+        rows.append(ids)
+    return tuple(rows)
 
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:

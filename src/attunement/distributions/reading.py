@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from attunement.distributions.caching import reserved_cache
 from attunement.distributions.encoding import decoder_inputs, source_inputs
 from attunement.distributions.forward import logits_at
+from attunement.distributions.prompts import distinct_rows
 
 
 @final
@@ -34,13 +35,12 @@ class CausalReader:
             prompts: R rows of ids, none empty.
             steps: How many tokens will be drawn at most.
         """
-        unique = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+        self.prompts, numbers = distinct_rows(prompts)
         self.model = model
         self.device = model.device
-        self.prompts = list(unique)
         self.width = max(map(len, self.prompts))
         self.cache = reserved_cache(model.config, self.width + steps)
-        self.prompt_of_row = torch.tensor([unique[p] for p in prompts], device=model.device)
+        self.prompt_of_row = numbers.to(model.device)
         self.lengths = torch.tensor([len(p) for p in self.prompts], device=model.device)
         places = torch.arange(self.width + steps, device=model.device)
         self.mask = (places >= self.width - self.lengths[:, None]).long()
@@ -100,12 +100,12 @@ class EncoderDecoderReader:
             start: The id that the decoder reads first.
             steps: How many tokens will be drawn at most.
         """
-        numbers = {source: number for number, source in enumerate(dict.fromkeys(sources))}
+        different, numbers = distinct_rows(sources)
         self.model = model
         self.device = model.device
-        self.source = source_inputs(list(numbers), model.device)
-        self.source_of_row = torch.tensor([numbers[s] for s in sources], device=model.device)
-        self.start = torch.full((len(numbers), 1), start, device=model.device)
+        self.source = source_inputs(different, model.device)
+        self.source_of_row = numbers.to(model.device)
+        self.start = torch.full((len(different), 1), start, device=model.device)
         own = reserved_cache(model.get_decoder().config, steps)
         self.cache = EncoderDecoderCache(own, DynamicCache())
         self.seen = 1

@@ -17,9 +17,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attunement.core import AttunementError
 from attunement.divergences import Divergence
 from attunement.objectives.baselines import Baseline, leave_one_out
+from attunement.objectives.checks import require_allowed, require_finite_signal
 
 
 def policy_gradient_signal(
@@ -53,11 +53,7 @@ def policy_gradient_signal(
     log_policy = log_policy.detach().double()
     known = torch.isfinite(log_partition)
     log_target = log_score.double() - torch.where(known, log_partition.double(), 0.0)
-    if not divergence.allows_forbidden and bool(torch.isneginf(log_target[known]).any()):
-        raise AttunementError(
-            f"{divergence.name} is infinite where the target forbids a sample: give the constraint "
-            "a floor (--floor 0.01) or choose a divergence such as jensen_shannon"
-        )
+    require_allowed(divergence, torch.isneginf(log_target) & known)
     weights = (log_policy - log_proposal.double()).exp()
     reward = -divergence.slope(log_policy, log_target)
     if baseline is Baseline.NONE:
@@ -67,12 +63,7 @@ def policy_gradient_signal(
     else:
         advantage = reward - leave_one_out(weights, reward, context)
     signal = torch.where(known, weights * advantage, 0.0)
-    if not bool(torch.isfinite(signal).all()):
-        at = int((~torch.isfinite(signal)).nonzero()[0])
-        raise AttunementError(
-            f"the training signal of sample {at} isn't finite: log π {float(log_policy[at]):.4g}, "
-            f"log p {float(log_target[at]):.4g}; lower the learning rate"
-        )
+    require_finite_signal(signal, log_policy, log_target, "p")
     return signal
 
 

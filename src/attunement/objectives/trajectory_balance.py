@@ -18,8 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attunement.core import AttunementError
 from attunement.divergences import Divergence
+from attunement.objectives.checks import require_allowed, require_finite_signal
 
 _HALVINGS = 60
 
@@ -50,23 +50,14 @@ def trajectory_balance_signal(
     """
     log_policy, log_score = log_policy.detach().double(), log_score.double()
     known, forbidden = torch.isfinite(log_partition), torch.isneginf(log_score)
-    if not divergence.allows_forbidden and bool((forbidden & known).any()):
-        raise AttunementError(
-            f"{divergence.name} is infinite where the target forbids a sample: give the constraint "
-            "a floor (--floor 0.01) or choose a divergence such as jensen_shannon"
-        )
+    require_allowed(divergence, forbidden & known)
     at_one = divergence.derivative_at_one
     log_ratio = log_policy - torch.where(forbidden, log_policy, log_score)
     log_ratio = log_ratio + torch.where(known, log_partition.double(), 0.0)
     balance = divergence.derivative(log_ratio) - at_one
     price = (log_policy - log_proposal.double()).exp() * (divergence.slope_at_infinity - at_one)
     signal = -torch.where(known, torch.where(forbidden, price, balance), 0.0)
-    if not bool(torch.isfinite(signal).all()):
-        at = int((~torch.isfinite(signal)).nonzero()[0])
-        raise AttunementError(
-            f"the training signal of sample {at} isn't finite: log π {float(log_policy[at]):.4g}, "
-            f"log P {float(log_score[at]):.4g}; lower the learning rate"
-        )
+    require_finite_signal(signal, log_policy, log_score, "P")
     return signal
 
 

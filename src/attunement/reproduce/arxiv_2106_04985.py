@@ -216,8 +216,6 @@ def _run_quick(sizes: ExactSizes, condition: str, seed: int) -> Figures:
 
 def _run_language(sizes: LanguageSizes, condition: str, seed: int) -> Figures:
     target = sizes.target("code", seed)
-    policy = target.base
-    if condition != "base":
-        settings = _METHODS[condition].settings(sizes.settings, seed)
-        policy, _ = language.follow(target, settings)
+    method = None if condition == "base" else _METHODS[condition]
+    policy = language.reached(target, method, sizes, seed)
     return Figures(sizes.measured(target, policy, seed, features=language.WATCHED))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from attunement.distributions.tabular import Tabular
 from attunement.divergences import reverse_kl
 from attunement.recipes import ModelSettings, TargetSettings
 from attunement.reproduce import exact, language
@@ -29,7 +28,6 @@ from attunement.reproduce.exact import ExactSizes
 from attunement.reproduce.language import LanguageSizes
 from attunement.reproduce.methods import KL_CONTROL, REINFORCE
 from attunement.reproduce.studies import Study
-from attunement.runs import generator_for
 from attunement.targets import Target
 
 BETA = 1.0
@@ -85,11 +83,7 @@ def quick(sizes: ExactSizes = QUICK) -> Study:
                 quantity="KL(π‖p) in nats, plain less KL-regularised",
                 side=Side.ABOVE,
                 smallest_effect=0.5,
-                differences=per_seed(
-                    lambda seed: (
-                        seed["plain RL"]["reverse_kl"] - seed["KL-regularised RL"]["reverse_kl"]
-                    )
-                ),
+                differences=per_seed(_farther),
                 shown=(("plain RL", "reverse_kl"),),
             ),
             Claim(
@@ -149,11 +143,7 @@ def on_language(sizes: LanguageSizes) -> Study:
                 quantity="KL(π‖p) in nats, plain less KL-regularised",
                 side=Side.ABOVE,
                 smallest_effect=0.5,
-                differences=per_seed(
-                    lambda seed: (
-                        seed["plain RL"]["reverse_kl"] - seed["KL-regularised RL"]["reverse_kl"]
-                    )
-                ),
+                differences=per_seed(_farther),
                 shown=(("plain RL", "reverse_kl"),),
             ),
             Claim(
@@ -181,6 +171,10 @@ def on_language(sizes: LanguageSizes) -> Study:
         sizes=sizes.to_json(),
         needs_gpu=sizes.needs_gpu,
     )
+
+
+def _farther(seed: Replication) -> float:
+    return seed["plain RL"]["reverse_kl"] - seed["KL-regularised RL"]["reverse_kl"]
 
 
 def _lost(seed: Replication, condition: str, figure: str) -> float:
@@ -215,8 +209,7 @@ def identity_deviation(target: Target, sizes: ExactSizes, seed: int) -> float:
         sizes: Its shape.
         seed: What the policy is drawn by.
     """
-    generator = generator_for(seed, _POLICY)
-    policy = Tabular.random(sizes.vocabulary, sizes.max_new_tokens, generator=generator)
+    policy = sizes.random(seed, _POLICY)
     outcomes = exact.every_outcome(target)
     log_pi = policy.log_prob(outcomes).detach()
     reward = target.features(outcomes)[exact.counted.name].values
@@ -230,10 +223,8 @@ def identity_deviation(target: Target, sizes: ExactSizes, seed: int) -> float:
 
 def _run_language(sizes: LanguageSizes, condition: str, seed: int) -> Figures:
     target = sizes.target("reward", seed)
-    policy = target.base
-    if condition != "base":
-        settings = _METHODS[condition].settings(sizes.settings, seed)
-        policy, _ = language.follow(target, settings)
+    method = None if condition == "base" else _METHODS[condition]
+    policy = language.reached(target, method, sizes, seed)
     standing = sizes.measured(target, policy, seed)
     spread = language.spread(policy, seed, sizes.measure_size // 2)
     return Figures({**standing, **spread})

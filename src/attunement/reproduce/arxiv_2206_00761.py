@@ -39,7 +39,6 @@ from attunement.reproduce.language import LanguageSizes
 from attunement.reproduce.methods import DPG, Method
 from attunement.reproduce.paths import at_level
 from attunement.reproduce.studies import Study
-from attunement.runs import generator_for
 from attunement.targets import Target
 
 BETA = 0.5
@@ -256,8 +255,7 @@ def identities(target: Target, sizes: ExactSizes, seed: int) -> Row:
         sizes: Its shape.
         seed: What the policy is drawn by.
     """
-    generator = generator_for(seed, _POLICY)
-    policy = Tabular.random(sizes.vocabulary, sizes.max_new_tokens, generator=generator)
+    policy = sizes.random(seed, _POLICY)
     outcomes = exact.every_outcome(target)
     log_score = outcomes.log_prob + target.log_potential(outcomes)
     log_target = log_score - log_score.logsumexp(0)

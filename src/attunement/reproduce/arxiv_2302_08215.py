@@ -280,10 +280,8 @@ def _run_language(sizes: LanguageSizes, condition: str, seed: int) -> Figures:
     kind, _, row = condition.partition("/")
     target = sizes.target(kind, seed)
     contexts, held_out = sizes.prompts() if kind == "conditional" else (None, None)
-    policy = target.base
-    if row != "base":
-        settings = Method(divergence=row).settings(sizes.settings, seed)
-        policy, _ = language.follow(target, settings, contexts)
+    method = None if row == "base" else Method(divergence=row)
+    policy = language.reached(target, method, sizes, seed, contexts)
     standing = sizes.measured(target, policy, seed, held_out)
     if kind == "conditional":
         return Figures(standing)

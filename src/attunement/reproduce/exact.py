@@ -70,7 +70,11 @@ class ExactSizes:
 
     def base(self, seed: int, prompts: Sequence[str] = ("",)) -> Tabular:
         """The language of a seed."""
-        generator = generator_for(seed, _BASE)
+        return self.random(seed, _BASE, prompts)
+
+    def random(self, seed: int, purpose: int, prompts: Sequence[str] = ("",)) -> Tabular:
+        """A language of the same shape, drawn for some purpose."""
+        generator = generator_for(seed, purpose)
         return Tabular.random(
             self.vocabulary, self.max_new_tokens, generator=generator, prompts=prompts
         )

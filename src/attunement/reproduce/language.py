@@ -19,6 +19,7 @@ from attunement.distributions.tiny import TINY_PYTHON
 from attunement.measuring import Measurement, measure
 from attunement.recipes import ModelSettings, TargetSettings
 from attunement.reproduce.claims import Row
+from attunement.reproduce.methods import Method
 from attunement.runs import generator_for
 from attunement.scorers import ast_nodes, evaluate, parse_scorer, pep8_per_line
 from attunement.scorers.base import NamedScorer
@@ -151,6 +152,20 @@ def follow(
         for evaluation in tuned.evaluations
     ]
     return tuned.policy, path
+
+
+def reached(
+    target: Target,
+    method: Method | None,
+    sizes: LanguageSizes,
+    seed: int,
+    contexts: Sequence[Context] | None = None,
+) -> Distribution:
+    """The last policy of a method, or the base where there is none."""
+    if method is None:
+        return target.base
+    policy, _ = follow(target, method.settings(sizes.settings, seed), contexts)
+    return policy
 
 
 @cache

@@ -22,6 +22,7 @@ from attunement.reproduce import (
     arxiv_2206_00761,
     arxiv_2302_08215,
 )
+from attunement.reproduce.language import LanguageSizes
 from attunement.reproduce.page import write_page
 from attunement.reproduce.results import RESULT, Result, judge_all, tabulate
 from attunement.reproduce.studies import Scale, Study, carry_out, open_folder
@@ -59,52 +60,71 @@ class Paper:
         return study
 
 
+def _scales(
+    quick: Callable[[], Study],
+    on_language: Callable[[LanguageSizes], Study],
+    embedded: LanguageSizes,
+    paper: LanguageSizes,
+) -> Mapping[Scale, Callable[[], Study]]:
+    """What a paper's module offers, by scale."""
+    return {
+        Scale.QUICK: quick,
+        Scale.EMBEDDED: partial(on_language, embedded),
+        Scale.PAPER: partial(on_language, paper),
+    }
+
+
 PAPERS: tuple[Paper, ...] = (
     Paper(
         "2106.04985",
         "Energy-Based Models for Code Generation under Compilability Constraints",
-        {
-            Scale.QUICK: arxiv_2106_04985.quick,
-            Scale.EMBEDDED: partial(arxiv_2106_04985.on_language, arxiv_2106_04985.EMBEDDED),
-            Scale.PAPER: partial(arxiv_2106_04985.on_language, arxiv_2106_04985.PAPER),
-        },
+        _scales(
+            arxiv_2106_04985.quick,
+            arxiv_2106_04985.on_language,
+            arxiv_2106_04985.EMBEDDED,
+            arxiv_2106_04985.PAPER,
+        ),
     ),
     Paper(
         "2112.00791",
         "Controlling Conditional Language Models without Catastrophic Forgetting",
-        {
-            Scale.QUICK: arxiv_2112_00791.quick,
-            Scale.EMBEDDED: partial(arxiv_2112_00791.on_language, arxiv_2112_00791.EMBEDDED),
-            Scale.PAPER: partial(arxiv_2112_00791.on_language, arxiv_2112_00791.PAPER),
-        },
+        _scales(
+            arxiv_2112_00791.quick,
+            arxiv_2112_00791.on_language,
+            arxiv_2112_00791.EMBEDDED,
+            arxiv_2112_00791.PAPER,
+        ),
     ),
     Paper(
         "2206.00761",
         "On Reinforcement Learning and Distribution Matching for Fine-Tuning Language Models with "
         "no Catastrophic Forgetting",
-        {
-            Scale.QUICK: arxiv_2206_00761.quick,
-            Scale.EMBEDDED: partial(arxiv_2206_00761.on_language, arxiv_2206_00761.EMBEDDED),
-            Scale.PAPER: partial(arxiv_2206_00761.on_language, arxiv_2206_00761.PAPER),
-        },
+        _scales(
+            arxiv_2206_00761.quick,
+            arxiv_2206_00761.on_language,
+            arxiv_2206_00761.EMBEDDED,
+            arxiv_2206_00761.PAPER,
+        ),
     ),
     Paper(
         "2205.11275",
         "RL with KL penalties is better viewed as Bayesian inference",
-        {
-            Scale.QUICK: arxiv_2205_11275.quick,
-            Scale.EMBEDDED: partial(arxiv_2205_11275.on_language, arxiv_2205_11275.EMBEDDED),
-            Scale.PAPER: partial(arxiv_2205_11275.on_language, arxiv_2205_11275.PAPER),
-        },
+        _scales(
+            arxiv_2205_11275.quick,
+            arxiv_2205_11275.on_language,
+            arxiv_2205_11275.EMBEDDED,
+            arxiv_2205_11275.PAPER,
+        ),
     ),
     Paper(
         "2302.08215",
         "Aligning Language Models with Preferences through f-divergence Minimization",
-        {
-            Scale.QUICK: arxiv_2302_08215.quick,
-            Scale.EMBEDDED: partial(arxiv_2302_08215.on_language, arxiv_2302_08215.EMBEDDED),
-            Scale.PAPER: partial(arxiv_2302_08215.on_language, arxiv_2302_08215.PAPER),
-        },
+        _scales(
+            arxiv_2302_08215.quick,
+            arxiv_2302_08215.on_language,
+            arxiv_2302_08215.EMBEDDED,
+            arxiv_2302_08215.PAPER,
+        ),
     ),
     Paper("2302.08582", "Pretraining Language Models with Human Preferences"),
     Paper("2303.16749", "Improving Code Generation by Training with Natural Language Feedback"),

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import TypeAlias
@@ -32,6 +32,7 @@ from torch import Tensor
 from attunement.core import Samples, Scores
 from attunement.scorers.base import NamedScorer, as_scores
 from attunement.scorers.entities import ByRule, Recogniser, load_spacy
+from attunement.scorers.settings import spec_of
 from attunement.scorers.sources import read_sources
 
 Found: TypeAlias = list[list[bool]]
@@ -79,12 +80,6 @@ def _looks_like_code(match: re.Match[str]) -> bool:
     return snake or camel or (text[end : end + 1] == "(" and not _PLURAL.match(text, end))
 
 
-def _spec(name: str, settings: Sequence[tuple[str, object]]) -> str:
-    """The SPEC of a scorer: settings that are left at their default stay unsaid."""
-    said = [f"{key}={value}" for key, value in settings if value not in (None, 0)]
-    return f"{name}:{','.join(said)}" if said else name
-
-
 def entities_in_source(
     *, column: str | None = None, minimum: int = 0, spacy: str | None = None
 ) -> NamedScorer:
@@ -99,7 +94,7 @@ def entities_in_source(
         AttunementError: The pipeline isn't there, or spaCy isn't.
     """
     settings = (("column", column), ("minimum", minimum), ("spacy", spacy))
-    name = _spec("entities_in_source", settings)
+    name = spec_of("entities_in_source", settings)
     recogniser = ByRule() if spacy is None else load_spacy(spacy)
     find = partial(_find_entities, name=name, column=column, recogniser=recogniser)
     return NamedScorer(name, partial(_all_found, find=find, minimum=minimum))
@@ -115,7 +110,7 @@ def entities_in_source_share(*, column: str | None = None, spacy: str | None = N
     Raises:
         AttunementError: The pipeline isn't there, or spaCy isn't.
     """
-    name = _spec("entities_in_source_share", (("column", column), ("spacy", spacy)))
+    name = spec_of("entities_in_source_share", (("column", column), ("spacy", spacy)))
     recogniser = ByRule() if spacy is None else load_spacy(spacy)
     find = partial(_find_entities, name=name, column=column, recogniser=recogniser)
     return NamedScorer(name, partial(_share_found, find=find))
@@ -128,7 +123,7 @@ def identifiers_in_source(*, column: str | None = None, minimum: int = 0) -> Nam
         column: The column that holds the source; the prompt where None.
         minimum: Different identifiers that a completion must name besides.
     """
-    name = _spec("identifiers_in_source", (("column", column), ("minimum", minimum)))
+    name = spec_of("identifiers_in_source", (("column", column), ("minimum", minimum)))
     find = partial(_find_identifiers, name=name, column=column)
     return NamedScorer(name, partial(_all_found, find=find, minimum=minimum))
 
@@ -139,6 +134,6 @@ def identifiers_in_source_share(*, column: str | None = None) -> NamedScorer:
     Args:
         column: The column that holds the source; the prompt where None.
     """
-    name = _spec("identifiers_in_source_share", (("column", column),))
+    name = spec_of("identifiers_in_source_share", (("column", column),))
     find = partial(_find_identifiers, name=name, column=column)
     return NamedScorer(name, partial(_share_found, find=find))

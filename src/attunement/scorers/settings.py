@@ -9,7 +9,7 @@ of its own: only keys that the scorer knows are split off, from the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attunement.core import AttunementError
@@ -64,3 +64,9 @@ def whole_number(value: str) -> int:
     if not (value.isascii() and value.isdecimal() and len(value) < 10):
         raise AttunementError(f"{value!r} is not a whole number")
     return int(value)
+
+
+def spec_of(name: str, settings: Sequence[tuple[str, object]]) -> str:
+    """The SPEC of a scorer: settings that are left at their default (None or 0) stay unsaid."""
+    said = [f"{key}={value}" for key, value in settings if value not in (None, 0)]
+    return f"{name}:{','.join(said)}" if said else name

@@ -27,6 +27,7 @@ from typing import TypeAlias
 from attunement.core import AttunementError, Samples, Scores
 from attunement.scorers.base import NamedScorer, as_scores
 from attunement.scorers.files import FileScorer, read_lines
+from attunement.scorers.settings import spec_of
 from attunement.scorers.sources import read_sources
 from attunement.scorers.words import joined, lower_case, numerals, read_words
 
@@ -56,7 +57,7 @@ def numerals_kept(*, column: str | None = None) -> NamedScorer:
     Args:
         column: The column that holds the source; the prompt where None.
     """
-    name = "numerals_kept" if column is None else f"numerals_kept:column={column}"
+    name = spec_of("numerals_kept", [("column", column)])
     return NamedScorer(name, partial(_kept, name=name, column=column, value=all))
 
 
@@ -66,7 +67,7 @@ def numerals_kept_share(*, column: str | None = None) -> NamedScorer:
     Args:
         column: The column that holds the source; the prompt where None.
     """
-    name = "numerals_kept_share" if column is None else f"numerals_kept_share:column={column}"
+    name = spec_of("numerals_kept_share", [("column", column)])
     return NamedScorer(name, partial(_kept, name=name, column=column, value=_share))
 
 

@@ -25,6 +25,7 @@ from attunement.tuning.problem import (
     require_finite,
 )
 from attunement.tuning.proposals import adapt_proposal
+from attunement.tuning.rewards import require_reward
 from attunement.tuning.settings import Keep, Proposal, TuningSettings
 from attunement.tuning.stepping import StepInfo, step
 
@@ -45,6 +46,7 @@ __all__ = [
     "init",
     "load_state",
     "require_finite",
+    "require_reward",
     "save_state",
     "step",
     "tune",

@@ -23,7 +23,7 @@ from attunement.core import (
     require_same_outcomes,
 )
 from attunement.divergences import Divergence, parse_divergence
-from attunement.factors import Moment, MomentEach
+from attunement.factors import Matched
 from attunement.objectives import Baseline, Objective
 from attunement.runs import generator_for
 from attunement.scorers import require_applicable
@@ -118,7 +118,7 @@ def init(
     """
     require_finite(settings, target.has_forbidden)
     if settings.objective is Objective.REWARD:
-        require_reward(target)
+        require_reward(target.factors)
     contexts = as_contexts(contexts)
     _require_enough(settings, len(contexts))
     policy = _copied_base(target) if policy is None else policy
@@ -203,7 +203,7 @@ def _require_enough(settings: TuningSettings, contexts: int) -> None:
 def _require_seen(target: Target, features: Mapping[str, Scores]) -> None:
     """A bank that holds nothing of what is asked for would call any policy near."""
     for factor in target.factors:
-        if isinstance(factor, Moment | MomentEach):
+        if isinstance(factor, Matched):
             values, applicable = features[factor.scorer.name]
             seen = values[applicable].unique()
             if len(seen) == 1 and float(seen) != factor.mean:

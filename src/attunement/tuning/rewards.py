@@ -6,23 +6,23 @@ as the target's, without the base (arXiv 2206.00761, section on reward maximisat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from attunement.core import AttunementError, Scores
-from attunement.factors import Constraint, Tilt
+from attunement.factors import Constraint, Factor, Tilt
 from attunement.targets import Target
 
 
-def require_reward(target: Target) -> None:
+def require_reward(factors: Sequence[Factor]) -> None:
     """Raise unless every factor is something to have as much of as possible.
 
     Raises:
         AttunementError: A moment is matched.
     """
-    for factor in target.factors:
+    for factor in factors:
         if not isinstance(factor, Constraint | Tilt):
             raise AttunementError(
                 f"{factor.scorer.name} is matched, and a proportion is no reward, for more isn't "
