@@ -108,6 +108,27 @@ def test_a_data_set_that_cannot_be_reached_names_what_there_is_here(monkeypatch)
         read_contexts("nobody/no-such-data-set:test")
 
 
+def test_a_data_set_is_read_by_its_configuration(tmp_path):
+    """As `cnn_dailymail:3.0.0:train` is; a folder has configurations in its card."""
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.csv").write_text(f"prompt\n{name}\n")
+    entries = [f"- {{config_name: {n}, data_files: {n}.csv}}" for n in ("first", "second")]
+    card = "\n".join(["---", "configs:", *entries, "---", ""])
+    (tmp_path / "README.md").write_text(card)
+    for name in ("first", "second"):
+        (context,) = read_contexts(f"{tmp_path}:{name}:train")
+        assert context.prompt == name
+    with pytest.raises(AttunementError, match="can't be read.*second"):
+        read_contexts(f"{tmp_path}:third:train")
+
+
+def test_files_have_no_configurations(table, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a\n")
+    for source in (table, tmp_path / "prompts.txt", TINY_PYTHON_SIGNATURES):
+        with pytest.raises(AttunementError, match="no configurations: leave out ':some'"):
+            read_contexts(f"{source}:some:train")
+
+
 def test_without_datasets_the_extra_is_named(table, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"attunement\[datasets\]"):

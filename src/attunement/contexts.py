@@ -4,6 +4,7 @@
     prompts.txt              a prompt a line
     prompts.csv, a folder    through the `datasets` library; Parquet files too
     owner/name:split         a data set of the hub, or of the local cache
+    owner/name:config:split  the same where it has configurations (cnn_dailymail:3.0.0:train)
     tiny-python-signatures   first lines of Python functions, for the embedded model
 
 A prompt is a text, or a conversation (a list of messages) for a tokenizer's chat template. The
@@ -45,9 +46,9 @@ def read_contexts(
     """Contexts by the name of where they are.
 
     Args:
-        source: A file, a folder, or NAME[:SPLIT] of a data set or of the shipped contexts; a path
-            that exists is meant as such. The split is `train` (of the shipped ones, `tuning`)
-            where none is named.
+        source: A file, a folder, NAME[:SPLIT] of the shipped contexts, or NAME[[:CONFIG]:SPLIT]
+            of a data set; a path that exists is meant as such. The split is `train` (of the
+            shipped ones, `tuning`) where none is named.
         column: The column of the prompts; `prompt` where None. Beside another one, a column
             `prompt` is left out.
         most: At most so many of them, chosen by the seed and kept in their order.
@@ -138,20 +139,36 @@ class _Source:
 
 
 def _source(name: str, column: str | None) -> _Source:
-    path, split = Path(name).expanduser(), None
+    path, config, split = Path(name).expanduser(), None, None
     if not path.exists() and ":" in name:
-        name, _, split = name.rpartition(":")
+        name, config, split = _parts(name)
         path = Path(name).expanduser()
     if name == TINY_PYTHON_SIGNATURES:
+        _require_no_config(name, config)
         return _file(_shipped(split), None, column)
     if path.is_dir() or path.suffix in _READERS:
         _require_there(path)
-        return _data_set(path, split)
+        return _data_set(path, config, split)
     is_path = name.startswith((".", "~", "/")) or name.count("/") > 1
     if path.is_file() or is_path or path.suffix in (*_OF_ROWS, *_OF_LINES):
         _require_there(path)
+        _require_no_config(name, config)
         return _file(path, split, column)
-    return _data_set(name, split)
+    return _data_set(name, config, split)
+
+
+def _parts(name: str) -> tuple[str, str | None, str]:
+    """What stands before the colons, between two of them, and behind."""
+    rest, _, split = name.rpartition(":")
+    if Path(rest).expanduser().exists() or ":" not in rest:
+        return rest, None, split
+    rest, _, config = rest.rpartition(":")
+    return rest, config, split
+
+
+def _require_no_config(name: str, config: str | None) -> None:
+    if config is not None:
+        raise AttunementError(f"{name} has no configurations: leave out ':{config}'")
 
 
 def _require_there(path: Path) -> None:
@@ -191,7 +208,7 @@ def _file(path: Path, split: str | None, column: str | None) -> _Source:
     return _Source(str(path), len(filled), row)
 
 
-def _data_set(source: Path | str, split: str | None) -> _Source:
+def _data_set(source: Path | str, config: str | None, split: str | None) -> _Source:
     """A table file, a folder, or a data set by its name on the hub."""
     try:
         import datasets
@@ -200,7 +217,7 @@ def _data_set(source: Path | str, split: str | None) -> _Source:
         raise MissingExtraError(f"reading the prompts {source}", "datasets") from error
     with _quiet(datasets):
         try:
-            table = _loaded(datasets, source, "train" if split is None else split)
+            table = _loaded(datasets, source, config, "train" if split is None else split)
         except (OSError, ValueError, KeyError, DatasetsError) as error:
             mend = (
                 "check its split, and that it isn't empty"
@@ -215,14 +232,13 @@ def _data_set(source: Path | str, split: str | None) -> _Source:
     )
 
 
-def _loaded(datasets: Any, source: Path | str, split: str) -> Any:
+def _loaded(datasets: Any, source: Path | str, config: str | None, split: str) -> Any:
     """A `datasets.Dataset`, all of it at hand."""
-    if not isinstance(source, Path):
-        return datasets.load_dataset(source, split=split)
-    if source.suffix in _READERS and source.is_file():
+    if isinstance(source, Path) and source.suffix in _READERS and source.is_file():
+        _require_no_config(str(source), config)
         reader = _READERS[source.suffix]
         return datasets.load_dataset(reader, data_files=str(source), split=split)
-    return datasets.load_dataset(str(source), split=split)
+    return datasets.load_dataset(str(source), config, split=split)
 
 
 @contextmanager
