@@ -118,7 +118,7 @@ def test_a_data_set_is_read_by_its_configuration(tmp_path):
     for name in ("first", "second"):
         (context,) = read_contexts(f"{tmp_path}:{name}:train")
         assert context.prompt == name
-    with pytest.raises(AttunementError, match="can't be read.*second"):
+    with pytest.raises(AttunementError, match=r"can't be read.*second"):
         read_contexts(f"{tmp_path}:third:train")
 
 

@@ -41,6 +41,7 @@ def shrink(sizes: LanguageSizes) -> LanguageSizes:
             "evaluation_size": 16,
         }
     )
+    few = sizes.prompts and replace(sizes.prompts, most=4, most_held_out=2)
     return replace(
         sizes,
         seeds=1,
@@ -48,8 +49,7 @@ def shrink(sizes: LanguageSizes) -> LanguageSizes:
         model=sizes.model.model_copy(update={"max_new_tokens": 40}),
         measure_size=64,
         fit_size=128,
-        contexts=min(sizes.contexts, 4),
-        held_out=min(sizes.held_out, 2),
+        prompts=few,
     )
 
 

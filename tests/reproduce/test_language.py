@@ -1,11 +1,11 @@
-import ast
-
 import pytest
 import torch
 
+from attunement.core import AttunementError
 from attunement.distributions.causal import Causal
 from attunement.reproduce import arxiv_2106_04985, language
 from attunement.reproduce.arxiv_2106_04985 import EMBEDDED, PAPER
+from attunement.reproduce.language import Prompts
 from attunement.scorers import evaluate, pep8_per_line
 
 
@@ -23,20 +23,47 @@ def test_what_keeps_pep8_has_ended_without_a_violation(base):
     assert 0 < kept.sum() < len(samples)
 
 
-def test_signatures_are_different_headers_of_functions():
-    found = [str(context.prompt) for context in language.signatures(8)]
-    assert len(set(found)) == 8
-    for prompt in found:
-        assert prompt.startswith("def ")
-        assert prompt.endswith(":")
-    assert any(_parses(f"{prompt} pass") for prompt in found)
+def test_prompts_keep_their_source_when_something_is_put_around_them():
+    prompts = Prompts(
+        "tiny-python-signatures", "tiny-python-signatures:held-out", 3, 2, before="# ", after="\n"
+    )
+    tuning, held_out = prompts.read()
+    assert (len(tuning), len(held_out)) == (3, 2)
+    for context in (*tuning, *held_out):
+        assert context.prompt == f"# {context.columns['source']}\n"
+        assert str(context.columns["source"]).startswith("def ")
 
 
-def _parses(text: str) -> bool:
-    try:
-        return bool(ast.parse(text))
-    except SyntaxError:
-        return False
+def test_prompts_of_tuning_are_not_measured_on():
+    both = "tiny-python-signatures"
+    with pytest.raises(AttunementError, match="among those of tuning"):
+        Prompts(both, both, 3, 3).read()
+
+
+def test_sizes_without_prompts_have_no_contexts():
+    with pytest.raises(AttunementError, match="no prompts"):
+        EMBEDDED.contexts()
+
+
+@pytest.mark.parametrize(
+    ("docstring", "faithful", "names_its_source"),
+    [
+        ("Write `indent` spaces before ``header``.", 1, 1),
+        ("Write some spaces.", 1, 0),
+        ("Write `indent` spaces by write_all(text).", 0, 0),
+    ],
+)
+def test_a_faithful_docstring_names_what_its_function_has(
+    make_samples, docstring, faithful, names_its_source
+):
+    columns = {"source": "def dump(indent, header):"}
+    for finished in (True, False):
+        samples = make_samples([docstring], columns=[columns], finished=[finished])
+        for scorer, value in (
+            (language.faithful, faithful),
+            (language.names_its_source, names_its_source),
+        ):
+            assert evaluate(scorer, samples).values.tolist() == [value * finished]
 
 
 def test_a_hub_model_needs_a_gpu_and_the_embedded_one_does_not():

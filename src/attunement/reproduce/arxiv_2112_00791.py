@@ -10,40 +10,91 @@ its own path where it first came to the share at which CDPG ended (`paths`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
+from typing import TypeAlias
 
+from attunement.core import Scorer
 from attunement.recipes import ModelSettings, TargetSettings
 from attunement.reproduce import exact, language
 from attunement.reproduce.claims import Claim, Figures, Side, per_seed
 from attunement.reproduce.exact import ExactSizes
-from attunement.reproduce.language import LanguageSizes
+from attunement.reproduce.language import LanguageSizes, Prompts
 from attunement.reproduce.methods import DPG, REINFORCE
 from attunement.reproduce.paths import at_level
 from attunement.reproduce.studies import Study
 from attunement.targets import Target
 
+Tasks: TypeAlias = Mapping[str, LanguageSizes]
+"""The sizes of each task, by the feature that its completions shall have."""
+
+WAYS = ("base", "CDPG", "reward")
+"""What is compared for each task."""
+
+_QUOTES = '"""'
+_ENTITIES = "entities_in_source:column=source,minimum=4"
+_WORDS = {
+    "compiles": "compile",
+    "keeps_pep8": "keep to PEP8",
+    "faithful": "name nothing that their function lacks",
+    _ENTITIES: "name entities of their source, and no others",
+}
+"""What completions that have the feature do."""
+_WATCHED: Mapping[str, tuple[Scorer, ...]] = {"faithful": (language.names_its_source,)}
+"""What is measured beside it: a docstring that names nothing is faithful and says little."""
+
 QUICK = exact.sizes(seeds=8, steps=300, every=10)
-EMBEDDED = LanguageSizes(
-    model=ModelSettings(base="tiny-python"),
-    seeds=4,
-    settings=language.embedded_settings(max_steps=24, evaluate_every=4),
-    targets={
-        "compiles": TargetSettings(constrain=("compiles",)),
-        "keeps_pep8": TargetSettings(constrain=(language.keeps_pep8.name,)),
-    },
-    measure_size=1536,
-    contexts=48,
-    held_out=24,
+_SIGNATURES = Prompts(
+    "tiny-python-signatures", "tiny-python-signatures:held-out", most=64, most_held_out=32
 )
-PAPER = LanguageSizes(
+_CODE = LanguageSizes(
+    model=ModelSettings(base="tiny-python"),
+    seeds=3,
+    settings=language.embedded_settings(max_steps=16, evaluate_every=4),
+    targets={"compiles": TargetSettings(constrain=("compiles",))},
+    measure_size=1536,
+    prompts=_SIGNATURES,
+)
+_GPT_NEO = replace(
+    _CODE,
     model=language.GPT_NEO,
     seeds=3,
     settings=language.paper_settings(batch_size=2048, learning_rate=1.41e-6, warmup_steps=100),
-    targets=EMBEDDED.targets,
     measure_size=10_240,
-    contexts=512,
-    held_out=128,
+    prompts=replace(_SIGNATURES, most=200, most_held_out=100),
 )
+_PEP8 = {"keeps_pep8": TargetSettings(constrain=(language.keeps_pep8.name,))}
+EMBEDDED: Tasks = {
+    "compiles": _CODE,
+    "keeps_pep8": replace(_CODE, targets=_PEP8),
+    "faithful": replace(
+        _CODE,
+        model=ModelSettings(base="tiny-python", max_new_tokens=40, stop=(_QUOTES,)),
+        targets={"faithful": TargetSettings(constrain=(language.faithful.name,))},
+        prompts=replace(_SIGNATURES, after=f"\n    {_QUOTES}"),
+    ),
+}
+PAPER: Tasks = {
+    "compiles": _GPT_NEO,
+    "keeps_pep8": replace(_GPT_NEO, targets=_PEP8),
+    _ENTITIES: replace(
+        _GPT_NEO,
+        model=ModelSettings(base="google-t5/t5-small", max_new_tokens=200),
+        settings=language.paper_settings(
+            batch_size=1024, learning_rate=1e-4, warmup_steps=100, samples_per_context=32
+        ),
+        targets={_ENTITIES: TargetSettings(constrain=(_ENTITIES,))},
+        prompts=Prompts(
+            "abisee/cnn_dailymail:3.0.0:train",
+            "abisee/cnn_dailymail:3.0.0:validation",
+            most=512,
+            most_held_out=128,
+            column="article",
+            before="summarize: ",
+        ),
+    ),
+}
 
 
 def quick(sizes: ExactSizes = QUICK) -> Study:
@@ -56,7 +107,7 @@ def quick(sizes: ExactSizes = QUICK) -> Study:
             "averaged over contexts."
         ),
         seeds=sizes.seeds,
-        conditions=("base", "CDPG", "reward"),
+        conditions=WAYS,
         run=partial(_run_quick, sizes),
         claims=_claims("mention their letter", share, "base", "CDPG", "reward", dearer=0.1),
         columns=(share, "forward_kl", "kl_policy_base", "entropy"),
@@ -64,29 +115,45 @@ def quick(sizes: ExactSizes = QUICK) -> Study:
     )
 
 
-def on_language(sizes: LanguageSizes) -> Study:
-    """Functions from their signature, measured on signatures that weren't tuned on."""
+def on_language(tasks: Tasks) -> Study:
+    """Functions from their signature and summaries, measured on contexts that weren't tuned on."""
     claims = [
         claim
-        for name, words in (("compiles", "compile"), ("keeps_pep8", "keep to PEP8"))
+        for name in tasks
         for claim in _claims(
-            words, name, f"{name}/base", f"{name}/CDPG", f"{name}/reward", dearer=0.1
+            _WORDS[name], name, f"{name}/base", f"{name}/CDPG", f"{name}/reward", dearer=0.1
         )
     ]
+    (seeds,) = {sizes.seeds for sizes in tasks.values()}
     return Study(
-        summary=(
-            f"{sizes.model.base}, given the signature of a function: {sizes.contexts} signatures "
-            f"to tune on and {sizes.held_out} others to measure on, written by tiny-python."
-        ),
-        seeds=sizes.seeds,
-        conditions=tuple(
-            f"{name}/{way}" for name in sizes.targets for way in ("base", "CDPG", "reward")
-        ),
-        run=partial(_run_language, sizes),
+        summary=" ".join(f"{name}: {_given(sizes)}." for name, sizes in tasks.items()),
+        seeds=seeds,
+        conditions=tuple(f"{name}/{way}" for name in tasks for way in WAYS),
+        run=partial(_run_language, tasks),
         claims=tuple(claims),
-        columns=(*sizes.targets, "forward_kl", "kl_policy_base"),
-        sizes=sizes.to_json(),
-        needs_gpu=sizes.needs_gpu,
+        columns=(
+            *tasks,
+            *(scorer.name for name in tasks for scorer in _WATCHED.get(name, ())),
+            "length",
+            "forward_kl",
+            "kl_policy_base",
+        ),
+        sizes={name: sizes.to_json() for name, sizes in tasks.items()},
+        needs_gpu=any(sizes.needs_gpu for sizes in tasks.values()),
+    )
+
+
+def _given(sizes: LanguageSizes) -> str:
+    """What a task's model is given."""
+    prompts = sizes.prompts
+    if prompts is None:
+        return sizes.model.base
+    around = f", with {prompts.before + prompts.after!r} around them" * bool(
+        prompts.before + prompts.after
+    )
+    return (
+        f"{sizes.model.base}, given at most {prompts.most} contexts of {prompts.tuning} to tune on "
+        f"and {prompts.most_held_out} of {prompts.held_out} to measure on{around}"
     )
 
 
@@ -158,12 +225,14 @@ def _run_quick(sizes: ExactSizes, condition: str, seed: int) -> Figures:
     return Figures(path[-1], path)
 
 
-def _run_language(sizes: LanguageSizes, condition: str, seed: int) -> Figures:
+def _run_language(tasks: Tasks, condition: str, seed: int) -> Figures:
     name, _, way = condition.partition("/")
+    sizes = tasks[name]
     target = sizes.target(name, seed)
-    contexts, held_out = sizes.prompts()
+    contexts, held_out = sizes.contexts()
+    features = _WATCHED.get(name, ())
     if way == "base":
-        return Figures(sizes.measured(target, target.base, seed, held_out))
+        return Figures(sizes.measured(target, target.base, seed, held_out, features))
     method = DPG if way == "CDPG" else REINFORCE
     policy, path = language.follow(target, method.settings(sizes.settings, seed), contexts)
-    return Figures(sizes.measured(target, policy, seed, held_out), path)
+    return Figures(sizes.measured(target, policy, seed, held_out, features), path)

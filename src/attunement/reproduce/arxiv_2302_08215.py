@@ -32,7 +32,7 @@ from attunement.reproduce.claims import (
     share_lost,
 )
 from attunement.reproduce.exact import ExactSizes
-from attunement.reproduce.language import LanguageSizes
+from attunement.reproduce.language import LanguageSizes, Prompts
 from attunement.reproduce.methods import Method
 from attunement.reproduce.studies import Study
 from attunement.targets import Target
@@ -72,8 +72,9 @@ EMBEDDED = LanguageSizes(
         "conditional": TargetSettings(constrain=("compiles",), floor=FLOOR),
     },
     measure_size=1024,
-    contexts=16,
-    held_out=16,
+    prompts=Prompts(
+        "tiny-python-signatures", "tiny-python-signatures:held-out", most=32, most_held_out=32
+    ),
 )
 PAPER = LanguageSizes(
     model=language.GPT2,
@@ -279,7 +280,7 @@ def _quick_target(base: Tabular, kind: str, seed: int) -> Target:
 def _run_language(sizes: LanguageSizes, condition: str, seed: int) -> Figures:
     kind, _, row = condition.partition("/")
     target = sizes.target(kind, seed)
-    contexts, held_out = sizes.prompts() if kind == "conditional" else (None, None)
+    contexts, held_out = sizes.contexts() if kind == "conditional" else (None, None)
     method = None if row == "base" else Method(divergence=row)
     policy = language.reached(target, method, sizes, seed, contexts)
     standing = sizes.measured(target, policy, seed, held_out)

@@ -7,12 +7,13 @@ both are in the spread over seeds, which alone makes the intervals.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from torch import Tensor
 
+from attunement.contexts import read_contexts, require_held_out
 from attunement.core import AttunementError, Context, Distribution, Samples, Scorer
 from attunement.distributions.language import LanguageModel
 from attunement.distributions.tiny import TINY_PYTHON
@@ -21,7 +22,13 @@ from attunement.recipes import ModelSettings, TargetSettings
 from attunement.reproduce.claims import Row
 from attunement.reproduce.methods import Method
 from attunement.runs import generator_for
-from attunement.scorers import ast_nodes, evaluate, parse_scorer, pep8_per_line
+from attunement.scorers import (
+    ast_nodes,
+    evaluate,
+    identifiers_in_source,
+    parse_scorer,
+    pep8_per_line,
+)
 from attunement.scorers.base import NamedScorer
 from attunement.targets import Target
 from attunement.tuning import Keep, TuningSettings, tune
@@ -32,8 +39,47 @@ GPT_NEO = ModelSettings(
 """The model of code in arXiv 2112.00791, and its length."""
 GPT2 = ModelSettings(base="gpt2", max_new_tokens=40)
 """The model of sentences in arXiv 2012.11635 and 2206.00761, and their length."""
-_FIT, _MEASURE, _CONTEXTS, _ENTROPY = range(300, 304)
-_MOST_ROUNDS = 50
+_FIT, _MEASURE, _, _ENTROPY = range(300, 304)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Contexts to tune on, and others on which it is measured.
+
+    What a prompt was before something was put around it stays in the column `source`.
+
+    Attributes:
+        tuning: Where those of tuning come from, as `--prompts` names it.
+        held_out: Where the others come from.
+        most: So many of them at most, the same for all seeds.
+        most_held_out: So many of the others.
+        column: The column of the prompts.
+        before: What is put before each of them.
+        after: What is put behind.
+    """
+
+    tuning: str
+    held_out: str
+    most: int
+    most_held_out: int
+    column: str = "prompt"
+    before: str = ""
+    after: str = ""
+
+    def read(self) -> tuple[tuple[Context, ...], tuple[Context, ...]]:
+        """Those of tuning, and the others.
+
+        Raises:
+            AttunementError: They can't be read, or some are among both.
+        """
+        tuning = read_contexts(self.tuning, self.column, self.most)
+        held_out = read_contexts(self.held_out, self.column, self.most_held_out)
+        require_held_out(tuning, held_out)
+        return tuple(map(self._around, tuning)), tuple(map(self._around, held_out))
+
+    def _around(self, context: Context) -> Context:
+        columns = {**context.columns, "source": context.prompt}
+        return Context(f"{self.before}{context.prompt}{self.after}", columns)
 
 
 @dataclass(frozen=True)
@@ -47,8 +93,7 @@ class LanguageSizes:
         targets: The targets, by what they are called in the study.
         measure_size: Fresh samples of a measurement, half of the base and half of the policy.
         fit_size: Base samples that λ is solved on.
-        contexts: Contexts to tune on, for a conditional target.
-        held_out: Further contexts, on which it is measured.
+        prompts: The contexts, where a target is conditional.
     """
 
     model: ModelSettings
@@ -57,8 +102,7 @@ class LanguageSizes:
     targets: Mapping[str, TargetSettings]
     measure_size: int
     fit_size: int = 4096
-    contexts: int = 0
-    held_out: int = 0
+    prompts: Prompts | None = None
 
     @property
     def needs_gpu(self) -> bool:
@@ -66,14 +110,18 @@ class LanguageSizes:
         return self.model.base != TINY_PYTHON
 
     def target(self, name: str, seed: int) -> Target:
-        """A target on the loaded base, fitted where it matches moments."""
-        built = self.targets[name].build(_load(self.model), _scorer)
-        return built.fit(n=self.fit_size, generator=generator_for(seed, _FIT))
+        """A target on the loaded base, fitted where it matches moments, once for all conditions."""
+        return _fitted(self.model, self.targets[name].model_dump_json(), self.fit_size, seed)
 
-    def prompts(self) -> tuple[tuple[Context, ...], tuple[Context, ...]]:
-        """Contexts to tune on, and others to measure on; the same for all seeds."""
-        drawn = signatures(self.contexts + self.held_out)
-        return drawn[: self.contexts], drawn[self.contexts :]
+    def contexts(self) -> tuple[tuple[Context, ...], tuple[Context, ...]]:
+        """Contexts to tune on, and others to measure on; the same for all seeds.
+
+        Raises:
+            AttunementError: There are none, or they can't be read.
+        """
+        if self.prompts is None:
+            raise AttunementError("these sizes name no prompts")
+        return self.prompts.read()
 
     def measured(
         self,
@@ -102,6 +150,7 @@ class LanguageSizes:
             "model": self.model.model_dump(mode="json"),
             "settings": self.settings.model_dump(mode="json"),
             "targets": {name: t.model_dump(mode="json") for name, t in self.targets.items()},
+            "prompts": None if self.prompts is None else vars(self.prompts),
         }
 
 
@@ -168,32 +217,6 @@ def reached(
     return policy
 
 
-@cache
-def signatures(count: int) -> tuple[Context, ...]:
-    """Signatures of functions as contexts: first lines of what `tiny-python` writes.
-
-    They are the model's own, so they are within what it knows, and need no data. A hub model gets
-    the same ones. The line break isn't part of them: one token holds it and the indentation after.
-
-    Args:
-        count: How many different ones.
-
-    Raises:
-        AttunementError: The model doesn't write so many.
-    """
-    base = _load(ModelSettings(base=TINY_PYTHON))
-    found: dict[str, None] = {}
-    for round_ in range(_MOST_ROUNDS):
-        texts = base.sample(None, 128, generator=generator_for(round_, _CONTEXTS)).full_texts
-        lines = (text.split("\n", 1)[0] for text in texts if "\n" in text)
-        found |= dict.fromkeys(
-            line for line in lines if line.startswith("def ") and line.endswith(":")
-        )
-        if len(found) >= count:
-            return tuple(Context(line) for line in list(found)[:count])
-    raise AttunementError(f"{TINY_PYTHON} wrote only {len(found)} different signatures")
-
-
 def spread(policy: Distribution, seed: int, count: int) -> Row:
     """`entropy` in nats and `distinct`, the share of different ones, of unconditional samples."""
     samples = policy.sample(None, count, generator=generator_for(seed, _ENTROPY))
@@ -211,22 +234,38 @@ def _keeps_pep8(samples: Samples) -> Tensor:
 keeps_pep8 = NamedScorer("keeps_pep8", _keeps_pep8)
 """1 where a completion has finished and its full text has no violation of PEP 8."""
 
+
+def _faithful(minimum: int) -> Callable[[Samples], Tensor]:
+    named = identifiers_in_source(column="source", minimum=minimum)
+    return lambda samples: samples.finished * evaluate(named, samples).values
+
+
+faithful = NamedScorer("faithful", _faithful(0))
+"""1 where a docstring has ended and nothing that it names as code does is absent in its source."""
+names_its_source = NamedScorer("names_its_source", _faithful(1))
+"""1 where a faithful docstring names something."""
+
+OWN_SCORERS: Mapping[str, Scorer] = {scorer.name: scorer for scorer in (keeps_pep8, faithful)}
+"""Scorers of studies; what is judged in them is the whole completion, so it must have ended."""
+
 WATCHED: tuple[Scorer, ...] = (ast_nodes, pep8_per_line)
 """Features of code that are measured beside those of the target."""
 
 
 def _scorer(spec: str) -> Scorer:
-    return keeps_pep8 if spec == keeps_pep8.name else parse_scorer(spec)
-
-
-def _load(model: ModelSettings) -> LanguageModel:
-    """The model, loaded once; a base is never changed."""
-    return _loaded(model.model_dump_json())
+    return OWN_SCORERS[spec] if spec in OWN_SCORERS else parse_scorer(spec)
 
 
 @cache
-def _loaded(settings: str) -> LanguageModel:
-    return ModelSettings.model_validate_json(settings).load()
+def _fitted(model: ModelSettings, settings: str, fit_size: int, seed: int) -> Target:
+    built = TargetSettings.model_validate_json(settings).build(_load(model), _scorer)
+    return built.fit(n=fit_size, generator=generator_for(seed, _FIT))
+
+
+@cache
+def _load(model: ModelSettings) -> LanguageModel:
+    """The model, loaded once; a base is never changed."""
+    return model.load()
 
 
 def _figures(found: Measurement) -> Row:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -22,7 +23,6 @@ from attunement.reproduce import (
     arxiv_2206_00761,
     arxiv_2302_08215,
 )
-from attunement.reproduce.language import LanguageSizes
 from attunement.reproduce.page import write_page
 from attunement.reproduce.results import RESULT, Result, judge_all, tabulate
 from attunement.reproduce.studies import Scale, Study, carry_out, open_folder
@@ -60,11 +60,14 @@ class Paper:
         return study
 
 
+Sizes = TypeVar("Sizes")
+
+
 def _scales(
     quick: Callable[[], Study],
-    on_language: Callable[[LanguageSizes], Study],
-    embedded: LanguageSizes,
-    paper: LanguageSizes,
+    on_language: Callable[[Sizes], Study],
+    embedded: Sizes,
+    paper: Sizes,
 ) -> Mapping[Scale, Callable[[], Study]]:
     """What a paper's module offers, by scale."""
     return {
