@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from attunement.reproduce.documents import filled, write_documents
+from attunement.reproduce.documents import filled, picture_of, write_documents
+from attunement.reproduce.drawing import as_file
 from attunement.reproduce.papers import PAPERS
 from attunement.reproduce.results import Result
 from attunement.reproduce.studies import Scale
@@ -14,6 +15,13 @@ def test_the_pages_say_what_the_results_say():
     for page in PAGES.glob("*.md"):
         text = page.read_text(encoding="utf-8")
         assert filled(text, PAGES / "results") == text, page.name
+
+
+def test_the_pictures_show_what_the_results_say():
+    for path in (PAGES / "results").glob("*.json"):
+        result = Result.from_json(read_json(path))
+        picture = PAGES / "figures" / picture_of(result)
+        assert picture.read_text(encoding="utf-8") == as_file(result.claims), picture.name
 
 
 def test_every_paper_that_can_be_run_has_a_page_with_its_scales():

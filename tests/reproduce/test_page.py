@@ -24,6 +24,6 @@ def test_the_page_has_every_claim_and_needs_nothing_else(tmp_path):
     for verdict in Verdict:
         assert f"&lt;{verdict.value}&gt;" in text
     assert "T &amp; U" in text
-    assert text.count("1.250 [0.000, 2.000]") == 8
+    assert text.count("1.250 [0.000, 2.000]") == 11
     assert not re.search(r"(src|href)=", text)
     assert "--paper" in text

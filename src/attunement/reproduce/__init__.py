@@ -8,5 +8,5 @@ exact       the quick scale: everything enumerated
 language    the embedded and the paper's scale: one code path
 arxiv_*     a paper: its claims at every scale
 papers      the table of papers, and the run
-results     what came out; page and documents show it
+results     what came out; drawing, page and documents show it
 """

@@ -6,8 +6,8 @@ between two markers,
     <!-- result: 2106.04985 quick -->
     <!-- end of result -->
 
-and is written by this module from `results/2106.04985-quick.json`, so that text and figures can't
-differ. `make papers` writes all of them.
+and is written by this module from `results/2106.04985-quick.json`, with the picture of its claims
+in `figures`, so that text and figures can't differ. `make papers` writes all of them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ import sys
 from pathlib import Path
 
 from attunement.reproduce.claims import Judged, shown
+from attunement.reproduce.drawing import as_file
 from attunement.reproduce.results import Result
 from attunement.runs import read_json
+
+FIGURES = "figures"
+"""The folder of the pictures."""
 
 _BLOCK = re.compile(r"(<!-- result: (\S+) (\S+) -->\n).*?(<!-- end of result -->)", re.DOTALL)
 
@@ -53,9 +57,15 @@ def as_markdown(result: Result) -> str:
     )
     return (
         f"{result.summary} {result.seeds} seeds, {result.seconds:.0f} seconds: {result.tally}.\n\n"
+        f"![The claims' intervals]({FIGURES}/{picture_of(result)})\n\n"
         "| claim | measured, with 95 % interval over seeds | to be | verdict |\n|---|---|---|---|\n"
         f"{claims}\n| mean over seeds |{head}\n|---|{'---|' * len(result.columns)}\n{rows}"
     )
+
+
+def picture_of(result: Result) -> str:
+    """The file name of the picture of a result's claims."""
+    return f"{result.paper}-{result.scale.value}.svg"
 
 
 def _claim_row(claim: Judged) -> str:
@@ -66,7 +76,12 @@ def _claim_row(claim: Judged) -> str:
 
 
 def write_documents(folder: Path) -> None:
-    """Write the tables of every page of a folder anew."""
+    """Write the tables of every page of a folder anew, and the pictures of all results."""
+    for path in sorted((folder / "results").glob("*.json")):
+        result = Result.from_json(read_json(path))
+        picture = folder / FIGURES / picture_of(result)
+        picture.parent.mkdir(exist_ok=True)
+        picture.write_text(as_file(result.claims), encoding="utf-8")
     for page in sorted(folder.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         page.write_text(filled(text, folder / "results"), encoding="utf-8")

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from attunement import report
 from attunement.reproduce.claims import Verdict, shown
+from attunement.reproduce.drawing import draw_claims
 from attunement.reproduce.results import Result
 
 _MARKS = {Verdict.HOLDS: "yes", Verdict.FAILS: "no", Verdict.UNDECIDED: "plain"}
@@ -37,5 +38,9 @@ def render(result: Result) -> str:
     )
     style = loader.get_source(environment, "report/page.css")[0]
     return environment.get_template("reproduce/page.html.jinja").render(
-        result=result, marks=_MARKS, shown=shown, style=Markup(style)
+        result=result,
+        picture=draw_claims(result.claims),
+        marks=_MARKS,
+        shown=shown,
+        style=Markup(style),
     )
