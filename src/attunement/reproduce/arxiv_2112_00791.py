@@ -13,21 +13,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
 
 from attunement.core import Scorer
 from attunement.recipes import ModelSettings, TargetSettings
 from attunement.reproduce import exact, language
 from attunement.reproduce.claims import Claim, Figures, Side, per_seed
 from attunement.reproduce.exact import ExactSizes
-from attunement.reproduce.language import LanguageSizes, Prompts
+from attunement.reproduce.language import LanguageSizes, Prompts, Tasks, seeds_of, tasks_to_json
 from attunement.reproduce.methods import DPG, REINFORCE
 from attunement.reproduce.paths import at_level
 from attunement.reproduce.studies import Study
 from attunement.targets import Target
-
-Tasks: TypeAlias = Mapping[str, LanguageSizes]
-"""The sizes of each task, by the feature that its completions shall have."""
 
 WAYS = ("base", "CDPG", "reward")
 """What is compared for each task."""
@@ -45,9 +41,7 @@ _WATCHED: Mapping[str, tuple[Scorer, ...]] = {"faithful": (language.names_its_so
 """What is measured beside it: a docstring that names nothing is faithful and says little."""
 
 QUICK = exact.sizes(seeds=8, steps=300, every=10)
-_SIGNATURES = Prompts(
-    "tiny-python-signatures", "tiny-python-signatures:held-out", most=64, most_held_out=32
-)
+_SIGNATURES = replace(language.SIGNATURES, most=64, most_held_out=32)
 _CODE = LanguageSizes(
     model=ModelSettings(base="tiny-python"),
     seeds=3,
@@ -62,7 +56,7 @@ _GPT_NEO = replace(
     seeds=3,
     settings=language.paper_settings(batch_size=2048, learning_rate=1.41e-6, warmup_steps=100),
     measure_size=10_240,
-    prompts=replace(_SIGNATURES, most=200, most_held_out=100),
+    prompts=language.SIGNATURES,
 )
 _PEP8 = {"keeps_pep8": TargetSettings(constrain=(language.keeps_pep8.name,))}
 EMBEDDED: Tasks = {
@@ -124,10 +118,9 @@ def on_language(tasks: Tasks) -> Study:
             _WORDS[name], name, f"{name}/base", f"{name}/CDPG", f"{name}/reward", dearer=0.1
         )
     ]
-    (seeds,) = {sizes.seeds for sizes in tasks.values()}
     return Study(
         summary=" ".join(f"{name}: {_given(sizes)}." for name, sizes in tasks.items()),
-        seeds=seeds,
+        seeds=seeds_of(tasks),
         conditions=tuple(f"{name}/{way}" for name in tasks for way in WAYS),
         run=partial(_run_language, tasks),
         claims=tuple(claims),
@@ -138,7 +131,7 @@ def on_language(tasks: Tasks) -> Study:
             "forward_kl",
             "kl_policy_base",
         ),
-        sizes={name: sizes.to_json() for name, sizes in tasks.items()},
+        sizes=tasks_to_json(tasks),
         needs_gpu=any(sizes.needs_gpu for sizes in tasks.values()),
     )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -32,7 +33,7 @@ from attunement.reproduce.claims import (
     share_lost,
 )
 from attunement.reproduce.exact import ExactSizes
-from attunement.reproduce.language import LanguageSizes, Prompts
+from attunement.reproduce.language import LanguageSizes, Tasks, seeds_of, tasks_to_json
 from attunement.reproduce.methods import Method
 from attunement.reproduce.studies import Study
 from attunement.targets import Target
@@ -61,7 +62,7 @@ QUICK = ExactSizes(
     vocabulary=4,
     max_new_tokens=4,
 )
-EMBEDDED = LanguageSizes(
+_TINY = LanguageSizes(
     model=ModelSettings(base="tiny-python"),
     seeds=3,
     settings=language.embedded_settings(max_steps=12, evaluate_every=12),
@@ -72,11 +73,10 @@ EMBEDDED = LanguageSizes(
         "conditional": TargetSettings(constrain=("compiles",), floor=FLOOR),
     },
     measure_size=1024,
-    prompts=Prompts(
-        "tiny-python-signatures", "tiny-python-signatures:held-out", most=32, most_held_out=32
-    ),
+    prompts=replace(language.SIGNATURES, most=32, most_held_out=32),
 )
-PAPER = LanguageSizes(
+EMBEDDED: Tasks = dict.fromkeys(TARGETS, _TINY)
+_GPT2 = LanguageSizes(
     model=language.GPT2,
     seeds=3,
     settings=language.paper_settings(batch_size=512, learning_rate=1.41e-5, warmup_steps=100),
@@ -88,6 +88,16 @@ PAPER = LanguageSizes(
     measure_size=10_240,
     fit_size=10_240,
 )
+PAPER: Tasks = {
+    **dict.fromkeys(TARGETS[:3], _GPT2),
+    "conditional": replace(
+        _TINY,
+        model=language.GPT_NEO,
+        settings=language.paper_settings(batch_size=2048, learning_rate=1.41e-6, warmup_steps=100),
+        measure_size=10_240,
+        prompts=language.SIGNATURES,
+    ),
+}
 
 
 def quick(sizes: ExactSizes = QUICK) -> Study:
@@ -119,31 +129,34 @@ def quick(sizes: ExactSizes = QUICK) -> Study:
     )
 
 
-def on_language(sizes: LanguageSizes) -> Study:
-    """A language model and three rows."""
-    kinds = tuple(sizes.targets)
-    (rate,) = sizes.targets["pointwise"].constrain
+def on_language(tasks: Tasks) -> Study:
+    """A language model for each kind of target, and three rows."""
+    (rate,) = tasks["pointwise"].targets["pointwise"].constrain
+    aims = [sizes.targets[kind] for kind, sizes in tasks.items()]
+    each = (
+        f"{kind}: {sizes.model.base}, {sizes.settings.max_steps} steps of "
+        f"{sizes.settings.batch_size} samples."
+        for kind, sizes in tasks.items()
+    )
     return Study(
         summary=(
-            f"{sizes.model.base}, {sizes.settings.max_steps} steps of {sizes.settings.batch_size} "
-            "samples from the policy, the analytic baseline, hard constraints with the floor 0.01."
+            f"{' '.join(each)} On policy, the analytic baseline, hard constraints with the floor "
+            f"{FLOOR:g}."
         ),
-        seeds=sizes.seeds,
-        conditions=_conditions(kinds, ("base", *FEW_ROWS)),
-        run=partial(_run_language, sizes),
-        claims=_claims(kinds, FEW_ROWS, distance="jensen_shannon", rate=rate),
+        seeds=seeds_of(tasks),
+        conditions=_conditions(tuple(tasks), ("base", *FEW_ROWS)),
+        run=partial(_run_language, tasks),
+        claims=_claims(tuple(tasks), FEW_ROWS, distance="jensen_shannon", rate=rate),
         columns=(
-            *dict.fromkeys(
-                spec for t in sizes.targets.values() for spec in (*t.constrain, *t.match, *t.tilt)
-            ),
+            *dict.fromkeys(spec for t in aims for spec in (*t.constrain, *t.match, *t.tilt)),
             "jensen_shannon",
             "forward_kl",
             "kl_policy_base",
             "entropy",
             "distinct",
         ),
-        sizes=sizes.to_json(),
-        needs_gpu=sizes.needs_gpu,
+        sizes=tasks_to_json(tasks),
+        needs_gpu=any(sizes.needs_gpu for sizes in tasks.values()),
     )
 
 
@@ -277,8 +290,9 @@ def _quick_target(base: Tabular, kind: str, seed: int) -> Target:
             return Target(base).constrain(exact.mentioned, floor=FLOOR)
 
 
-def _run_language(sizes: LanguageSizes, condition: str, seed: int) -> Figures:
+def _run_language(tasks: Tasks, condition: str, seed: int) -> Figures:
     kind, _, row = condition.partition("/")
+    sizes = tasks[kind]
     target = sizes.target(kind, seed)
     contexts, held_out = sizes.contexts() if kind == "conditional" else (None, None)
     method = None if row == "base" else Method(divergence=row)

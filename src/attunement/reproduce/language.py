@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -82,6 +83,12 @@ class Prompts:
         return Context(f"{self.before}{context.prompt}{self.after}", columns)
 
 
+SIGNATURES = Prompts(
+    "tiny-python-signatures", "tiny-python-signatures:held-out", most=200, most_held_out=100
+)
+"""All signatures that are shipped."""
+
+
 @dataclass(frozen=True)
 class LanguageSizes:
     """What was chosen for a study of a language model, before it was run.
@@ -152,6 +159,21 @@ class LanguageSizes:
             "targets": {name: t.model_dump(mode="json") for name, t in self.targets.items()},
             "prompts": None if self.prompts is None else vars(self.prompts),
         }
+
+
+Tasks: TypeAlias = Mapping[str, LanguageSizes]
+"""The sizes of each task of a study, where tasks differ in model or contexts."""
+
+
+def seeds_of(tasks: Tasks) -> int:
+    """The units of replication, which all tasks have in common."""
+    (seeds,) = {sizes.seeds for sizes in tasks.values()}
+    return seeds
+
+
+def tasks_to_json(tasks: Tasks) -> dict[str, object]:
+    """For the recipe."""
+    return {name: sizes.to_json() for name, sizes in tasks.items()}
 
 
 def embedded_settings(max_steps: int, evaluate_every: int) -> TuningSettings:
