@@ -41,13 +41,13 @@ _WATCHED: Mapping[str, tuple[Scorer, ...]] = {"faithful": (language.names_its_so
 """What is measured beside it: a docstring that names nothing is faithful and says little."""
 
 QUICK = exact.sizes(seeds=8, steps=300, every=10)
-_SIGNATURES = replace(language.SIGNATURES, most=64, most_held_out=32)
+_SIGNATURES = replace(language.SIGNATURES, most=64, most_held_out=16)
 _CODE = LanguageSizes(
     model=ModelSettings(base="tiny-python"),
     seeds=3,
     settings=language.embedded_settings(max_steps=16, evaluate_every=4),
     targets={"compiles": TargetSettings(constrain=("compiles",))},
-    measure_size=1536,
+    measure_size=1024,
     prompts=_SIGNATURES,
 )
 _GPT_NEO = replace(

@@ -73,7 +73,7 @@ _TINY = LanguageSizes(
         "conditional": TargetSettings(constrain=("compiles",), floor=FLOOR),
     },
     measure_size=1024,
-    prompts=replace(language.SIGNATURES, most=32, most_held_out=32),
+    prompts=replace(language.SIGNATURES, most=32, most_held_out=16),
 )
 EMBEDDED: Tasks = dict.fromkeys(TARGETS, _TINY)
 _GPT2 = LanguageSizes(
