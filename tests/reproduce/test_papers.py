@@ -4,7 +4,7 @@ import torch
 from attunement import processes
 from attunement.core import AttunementError
 from attunement.reproduce.papers import PAPERS, find_paper, reproduce
-from attunement.reproduce.studies import Scale
+from attunement.reproduce.studies import Scale, cell_path
 
 HERE = [paper for paper in PAPERS if paper.studies]
 
@@ -22,6 +22,14 @@ def test_every_claim_is_written_before_it_is_run(paper, scale):
     assert len({claim.sentence for claim in study.claims}) == len(study.claims)
     for claim in study.claims:
         assert claim.quantity
+
+
+@pytest.mark.parametrize("paper", HERE, ids=lambda paper: paper.number)
+@pytest.mark.parametrize("scale", Scale)
+def test_no_two_cells_share_a_file(paper, scale, tmp_path):
+    study = paper.studies[scale]()
+    files = {cell_path(tmp_path, condition, 0) for condition in study.conditions}
+    assert len(files) == len(study.conditions)
 
 
 def test_what_can_not_be_run_says_so():

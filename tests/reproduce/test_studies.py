@@ -36,9 +36,9 @@ def test_a_finished_cell_is_never_run_again(study, tmp_path):
 
 
 def test_a_cell_lies_in_a_file_of_its_own(tmp_path):
-    names = ("a/alpha:0.5", "a/b, 16 samples", "a b")
+    names = ("a/alpha:0.5", "a/b, 16 samples", "a b", "DPG", "CDPG")
     paths = {cell_path(tmp_path, name, 1) for name in names}
-    assert len(paths) == 3
+    assert len(paths) == 5
     assert all(path.parent == tmp_path / "cells" for path in paths)
 
 

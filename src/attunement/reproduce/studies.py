@@ -115,7 +115,7 @@ def open_folder(folder: Path, recipe: Mapping[str, object]) -> None:
 
 def cell_path(folder: Path, condition: str, seed: int) -> Path:
     """Where a cell's figures lie."""
-    return folder / "cells" / f"{re.sub(r'[^a-z0-9_.]+', '-', condition)}-{seed}.json"
+    return folder / "cells" / f"{re.sub(r'[^a-z0-9_.]+', '-', condition.lower())}-{seed}.json"
 
 
 def _write(path: Path, cell: Cell) -> None:
