@@ -20,7 +20,8 @@ class Drawn:
         samples: N samples.
         context: [N] int64, for each sample the number of its context in the problem.
         teaches: [N] bool, whether a sample can have a signal.
-        log_score: log P; minus infinity where the target forbids the sample.
+        log_score: log P; minus infinity where the target forbids the sample, and NaN elsewhere if
+            the objective is the plain reward, which doesn't read it.
         log_policy: log π, NaN where the sample doesn't teach.
         log_proposal: log q; of a mixture NaN where the sample doesn't teach.
         log_potential: log P - log a; minus infinity where the target forbids the sample.

@@ -74,7 +74,8 @@ class TuningState:
         training: Optimiser and counters.
         proposal: What `kl_adaptive` draws from, a copy of an earlier policy, or what `other` does;
             else the policy.
-        pool: Z of every context, from the bank and earlier steps.
+        pool: Z of every context, from the bank and earlier steps; for the plain reward, which has
+            no Z, from the bank alone.
         replay: The last batches, the latest first.
         step: Steps made.
         best: Lowest KL(p‖π) on the bank so far.
