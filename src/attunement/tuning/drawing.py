@@ -4,7 +4,8 @@ With q the proposal (`proposals`), every sample's weight in the gradient has the
 (design §4, "Step"). Where q is a mixture a coin is tossed for every sample, so that the samples of
 a context are independent draws of q, as the leave-one-out baseline needs them. A sample costs one
 forward pass of every model whose density counts and that didn't draw it. To the plain reward the
-base's density counts only where q is a mixture with the base.
+base's density counts only where q is a mixture with the base. Where tokens have signals of their
+own, every sample costs a pass of the base, which says log a token by token.
 
 A sample that can teach nothing costs no pass of the policy at all: with forward KL, whose f'(∞) is
 0, and no baseline, as in the first papers (arXiv 2106.04985), that is every sample that the target
@@ -17,11 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from attunement.core import Context, Distribution, Samples
+from attunement.core import Context, Distribution, Samples, TokenWise
 from attunement.objectives import Objective, has_signal
 from attunement.runs import generator_for
 from attunement.tuning.drawn import Drawn
@@ -56,8 +58,9 @@ def draw(problem: Problem, state: TuningState, purpose: int) -> Drawn:
     features = target.features(fresh.samples)
     log_potential = target.log_potential(fresh.samples, features)
     teaches = _teaching(problem, log_potential)
+    by_token = _log_base_by_token(problem, fresh.samples)
     known = {
-        id(model): fresh.log_prob(model, teaches)
+        id(model): fresh.log_prob(model, teaches, by_token if model is target.base else None)
         for model in _whose_density_counts(problem, state.policy, fresh.sources)
     }
     log_base = known[id(target.base)] if settings.reads_target else math.nan
@@ -70,6 +73,7 @@ def draw(problem: Problem, state: TuningState, purpose: int) -> Drawn:
         log_proposal=_log_proposal(fresh, known),
         log_potential=log_potential,
         reward=plain_reward(target, features, len(fresh.samples)),
+        log_base_by_token=by_token,
     )
 
 
@@ -87,12 +91,13 @@ class _Fresh:
     sources: Sequence[Distribution]
     source: Tensor
 
-    def log_prob(self, model: Distribution, rows: Tensor) -> Tensor:
+    def log_prob(self, model: Distribution, rows: Tensor, by_token: Tensor | None) -> Tensor:
         """A model's log-probabilities: recorded where it drew itself, else from a pass.
 
         Args:
             model: The model.
             rows: [N] bool, which are asked for.
+            by_token: [N, T] what a pass of the model has found already; None without one.
 
         Returns:
             [N] float64, NaN at other rows.
@@ -100,7 +105,9 @@ class _Fresh:
         own = torch.tensor([source is model for source in self.sources])[self.source]
         found = torch.where(own & rows, self.samples.log_prob, math.nan)
         missing = rows & ~own
-        if bool(missing.any()):
+        if by_token is not None:
+            found[missing] = by_token[missing].double().sum(1)
+        elif bool(missing.any()):
             found[missing] = model.log_prob(self.samples[missing])
         return found
 
@@ -138,6 +145,13 @@ def _whose_density_counts(
     target = [problem.target.base] if problem.settings.reads_target else []
     halves = models if len(models) > 1 else []
     return [*{id(model): model for model in (policy, *target, *halves)}.values()]
+
+
+def _log_base_by_token(problem: Problem, samples: Samples) -> Tensor | None:
+    """[N, T] log a of each token, from a step's one pass of the base; None if nothing reads it."""
+    if not problem.settings.reads_base_by_token:
+        return None
+    return cast(TokenWise, problem.target.base).token_log_probs(samples)
 
 
 def _log_proposal(fresh: _Fresh, known: Mapping[int, Tensor]) -> Tensor:

@@ -108,7 +108,10 @@ def _signal(problem: Problem, drawn: Drawn, log_partition: Tensor, rows: Tensor)
 def _token_loss(
     problem: Problem, state: TuningState, drawn: Drawn, log_partition: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """Reverse KL with a signal for every token; the base is asked for each micro-batch anew."""
+    """Reverse KL with a signal for every token.
+
+    In closed form the base is asked for each micro-batch: [N, T, V] would be too much to keep.
+    """
     settings = problem.settings
     base, policy = cast(TokenWise, problem.target.base), cast(TokenWise, state.policy)
     known = torch.isfinite(log_partition)
@@ -127,10 +130,8 @@ def _token_loss(
             log_policy = torch.where(samples.mask, chosen, 0.0)
             kl = torch.where(samples.mask, closed_form_kl(every, log_base), 0.0)
         else:
-            with torch.no_grad():
-                log_base = base.token_log_probs(samples)
             log_policy = policy.token_log_probs(samples)
-            kl = sampled_kl(log_policy, log_base)
+            kl = sampled_kl(log_policy, cast(Tensor, drawn.log_base_by_token)[rows])
         advantages = token_advantages(
             kl,
             advantage[rows],

@@ -99,6 +99,11 @@ class TuningSettings(OptimizerSettings):
         return self.reward_to_go or self.closed_form_kl
 
     @property
+    def reads_base_by_token(self) -> bool:
+        """Whether a step reads log a of each token drawn; in closed form it reads every token's."""
+        return self.by_token and not self.closed_form_kl
+
+    @property
     def method(self) -> str:
         """What a reader is told of the objective, e.g. `trajectory_balance of jensen_shannon`."""
         match self.objective:
