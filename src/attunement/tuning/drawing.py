@@ -27,6 +27,7 @@ from attunement.core import Context, Distribution, Samples, TokenWise
 from attunement.objectives import Objective, has_signal
 from attunement.runs import generator_for
 from attunement.tuning.drawn import Drawn
+from attunement.tuning.plain_reward import plain_reward
 from attunement.tuning.problem import (
     CONTEXTS,
     Problem,
@@ -34,7 +35,6 @@ from attunement.tuning.problem import (
     samples_of_each,
 )
 from attunement.tuning.proposals import sources
-from attunement.tuning.rewards import plain_reward
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ class Drawn:
         log_policy: log π, NaN where the sample doesn't teach.
         log_proposal: log q; of a mixture NaN where the sample doesn't teach.
         log_potential: log P - log a; minus infinity where the target forbids the sample.
-        reward: The plain reward: see `rewards.plain_reward`.
+        reward: The plain reward: see `plain_reward`.
         log_base_by_token: [N, T] log a of each token, 0 behind a completion's end; None where no
             step reads it.
     """

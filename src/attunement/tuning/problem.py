@@ -31,7 +31,7 @@ from attunement.sharding import shard
 from attunement.targets import Target
 from attunement.tuning.drawn import Drawn
 from attunement.tuning.partition import PartitionPool
-from attunement.tuning.rewards import require_reward
+from attunement.tuning.plain_reward import require_reward
 from attunement.tuning.settings import Keep, Proposal, TuningSettings
 
 BANK, CONTEXTS, SAMPLES, EVALUATION, NOISE, EVALUATION_BANK = range(6)
