@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from transformers.utils import logging
 
-from attunement.hub import first_line, quiet
+from attunement.hub import first_line, located, quiet
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,15 @@ def test_quiet_inside_and_as_before_afterwards():
     with pytest.raises(KeyError):
         fail()
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
+
+
+def test_a_folder_has_one_place_whatever_it_is_called(tmp_path, monkeypatch):
+    (tmp_path / "owner/model").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path / "owner")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = str(tmp_path / "owner/model")
+    for name in ("model", "./model", "../owner/model", "~/owner/model", place):
+        assert located(name) == place
+    for name in ("owner/model", "nowhere", "../file"):
+        assert located(name) == name

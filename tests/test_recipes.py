@@ -128,6 +128,19 @@ def test_an_adapter_is_loaded_over_the_base_at_hand_if_it_is_its_own(tmp_path):
         assert loaded.outcomes == base.outcomes
 
 
+def test_an_adapter_knows_its_base_by_a_relative_path_too(tmp_path, monkeypatch):
+    TINY.load().save(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    relative, absolute = (
+        ModelSettings(base=name, max_new_tokens=64) for name in ("base", str(tmp_path / "base"))
+    )
+    adapted = with_adapter(relative.load(), generator=torch.Generator().manual_seed(0))
+    adapted.save(tmp_path / "adapter")
+    base = absolute.load()
+    loaded = absolute.load(tmp_path / "adapter", base=base)
+    assert next(loaded.module.parameters()).data_ptr() == next(base.module.parameters()).data_ptr()
+
+
 def test_an_unknown_entry_is_named():
     content = recipe(constrain=("compiles",)).model_dump(mode="json")
     content["settings"]["learning_rats"] = 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from attunement.measuring import Measurement
 from attunement.recipes import TuneRecipe
 
@@ -40,7 +42,7 @@ def card(
 library_name: {library}
 tags: [attunement, {settings.objective}]
 ---
-# {recipe.model.base}, tuned towards a target
+# {_called(recipe.model.base)}, tuned towards a target
 
 The target is the base times
 
@@ -57,6 +59,12 @@ samples{start}, completions cut at {length} tokens. Distances in nats from
 
 Run again: `{recipe.command}`{form}
 """
+
+
+def _called(base: str) -> str:
+    """A hub id, or what the folder of a model is called."""
+    path = Path(base)
+    return path.name if path.is_absolute() else base
 
 
 def _sentences(recipe: TuneRecipe) -> list[str]:

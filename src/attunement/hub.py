@@ -1,14 +1,21 @@
-"""What all that loads from a model hub shares: to be quiet, and to quote an error briefly."""
+"""What all that loads from a hub or a folder shares: to name it, to be quiet, to quote an error."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from safetensors import SafetensorError
 
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 """What transformers raises where a model or tokenizer can't be found or read."""
+
+
+def located(name: str) -> str:
+    """The absolute path of the folder that a name stands for, or the name where there is none."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def first_line(error: BaseException) -> str:

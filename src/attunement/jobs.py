@@ -20,6 +20,7 @@ from attunement.cards import card
 from attunement.core import AttunementError, Context, Distribution, Samples, Scorer
 from attunement.distributions.adapters import adapter_base, with_adapter
 from attunement.distributions.language import LanguageModel, require_same_tokens
+from attunement.locations import with_absolute_paths
 from attunement.measuring import MeasuredOn, Measurement, measure, not_applicable
 from attunement.recipes import ModelSettings, TuneRecipe
 from attunement.runs import METRICS, Run, generator_for
@@ -72,7 +73,7 @@ def tune(
     """Run a tuning job in a new folder, from start to delivered policy and final measurement.
 
     Args:
-        recipe: What is asked.
+        recipe: What is asked; the run keeps folders that it names by their absolute paths.
         folder: A new or empty folder.
         contexts: The contexts; None for the empty one.
         callbacks: Who is told.
@@ -84,6 +85,7 @@ def tune(
         AttunementError: Something that was asked can't be had; nothing is written then.
     """
     Run.require_vacant(folder)
+    recipe = with_absolute_paths(recipe)
     recipe.check_contexts(contexts, evaluation_contexts)
     callbacks.on_stage("loading the base")
     base = recipe.model.load()

@@ -55,7 +55,7 @@ from attunement.factors import (
 from attunement.scorers import as_scorer, evaluate
 
 if TYPE_CHECKING:
-    from attunement.rewards import TargetReward
+    from attunement.trl_reward import TargetReward
 
 Feature: TypeAlias = str | Scorer | Callable[..., object]
 """A scorer or its SPEC, a plain function of texts, or a reward function in TRL's form."""
@@ -277,7 +277,7 @@ class Target:
             AttunementError: A floor is missing or has no use, the target isn't fitted, or the base
                 is no causal model, or forbids tokens.
         """
-        from attunement.rewards import TargetReward, rewardable  # it loads transformers
+        from attunement.trl_reward import TargetReward, rewardable  # it loads transformers
 
         if self.has_forbidden and floor is None:
             raise AttunementError(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attunement.core import AttunementError, MissingExtraError
-from attunement.scorers.entities import ByRule, load_spacy
+from attunement.scorers.entities import ByRule, load_spacy, located_pipeline
 
 lazy = settings(deadline=None)
 rule = ByRule()
@@ -134,3 +134,12 @@ def test_without_spacy_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(MissingExtraError, match=r"attunement\[faithfulness\]"):
         load_spacy("en_core_web_sm")
+
+
+def test_an_installed_pipeline_comes_before_a_folder_of_its_name(tmp_path, monkeypatch):
+    for name in ("pytest", "pipeline"):  # pytest is installed, as a pipeline would be
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert located_pipeline("pytest") == "pytest"
+    assert located_pipeline("pipeline") == str(tmp_path / "pipeline")
+    assert located_pipeline("en_nowhere") == "en_nowhere"

@@ -58,15 +58,50 @@ def test_the_whole_sample_token_by_token_is_the_policy_gradient(base, monkeypatc
     settings = SMALL.model_copy(update={"divergence": "reverse_kl"})
     problem, state = init(target, None, settings)
     step(problem, state)
-    drawn = draw(problem, state, SAMPLES)
-    losses = [lesson(problem, state, drawn).loss_of]
-    monkeypatch.setattr(TuningSettings, "by_token", True)
+    with monkeypatch.context() as patched:
+        patched.setattr(TuningSettings, "by_token", True)
+        drawn = draw(problem, state, SAMPLES)
+        losses = [lesson(problem, state, drawn).loss_of]
     losses.append(lesson(problem, state, drawn).loss_of)
     first, second = (
         torch.autograd.grad(loss(torch.arange(64)), state.policy.module.logits)[0]
         for loss in losses
     )
     torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-12)
+
+
+def by_token_settings(proposal: str) -> TuningSettings:
+    return SMALL.model_copy(
+        update={
+            "divergence": "reverse_kl",
+            "reward_to_go": True,
+            "proposal": proposal,
+            "replay": 1,
+            "micro_batch_size": 16,
+        }
+    )
+
+
+@pytest.mark.parametrize("proposal", ["policy", "base", "mixture", "kl_adaptive"])
+def test_signals_of_tokens_cost_one_pass_of_the_base(base, counted, proposal):
+    asked = counted(base)
+    problem, state = init(Target(asked).tilt(length, beta=0.5), None, by_token_settings(proposal))
+    for steps in range(1, 4):
+        step(problem, state)
+        assert asked.scored == steps * 64
+
+
+@pytest.mark.parametrize("proposal", ["policy", "base", "mixture", "kl_adaptive"])
+def test_one_pass_says_what_two_would(base, proposal):
+    target = Target(base).tilt(length, beta=0.5)
+    problem, state = init(target, None, by_token_settings(proposal))
+    step(problem, state)
+    step(problem, state)
+    drawn = draw(problem, state, SAMPLES)
+    with torch.no_grad():
+        by_token, summed = base.token_log_probs(drawn.samples), base.log_prob(drawn.samples)
+    assert torch.equal(drawn.log_base_by_token, by_token)
+    assert torch.equal(drawn.log_score, summed + drawn.log_potential)
 
 
 @pytest.mark.parametrize("proposal", ["policy", "base", "mixture"])

@@ -2,6 +2,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,14 +10,27 @@ import torch
 from attunement.core import Context, Samples
 from attunement.distributions.tabular import Tabular
 from attunement.divergences import DIVERGENCES, jensen_shannon
-from attunement.objectives import Baseline
+from attunement.objectives import Baseline, Objective
 from attunement.targets import Target
-from attunement.tuning import Proposal, TuningSettings, drawing, init, step
+from attunement.tuning import Proposal, TuningSettings, drawing, evaluate, init, step
 from attunement.tuning.stepping import micro_batches
 
 SMALL = TuningSettings(batch_size=64, bank_size=256, learning_rate=0.05, averaging=0.0)
 ALONE = [proposal for proposal in Proposal if proposal is not Proposal.OTHER]
 FINITE = [name for name, row in DIVERGENCES.items() if row.allows_forbidden]
+
+
+def has_a(texts: list[str]) -> list[bool]:
+    return ["a" in text for text in texts]
+
+
+def length(texts: list[str]) -> list[int]:
+    return [len(text) for text in texts]
+
+
+def never_in_q(contexts: list[Context], texts: list[str]) -> list[bool]:
+    pairs = zip(contexts, texts, strict=True)
+    return ["a" in text and context.prompt != "q" for context, text in pairs]
 
 
 def exact_distance(target: Target, policy, row=jensen_shannon) -> float:
@@ -86,6 +100,78 @@ def test_leaving_out_what_teaches_nothing_changes_nothing(hard, proposal, monkey
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("proposal", list(Proposal))
+def test_a_step_up_the_plain_reward_asks_the_base_for_no_more_than_its_half_of_a_mixture(
+    base, counted, proposal
+):
+    settings = SMALL.model_copy(
+        update={
+            "objective": Objective.REWARD,
+            "baseline": Baseline.LEAVE_ONE_OUT,
+            "proposal": proposal,
+            "replay": 1,
+        }
+    )
+    other = base.copy() if proposal is Proposal.OTHER else None
+    scored = {}
+    for objective in (Objective.REWARD, Objective.POLICY_GRADIENT):
+        asked = counted(base)
+        problem, state = init(
+            Target(asked).constrain(has_a),
+            None,
+            settings.model_copy(update={"objective": objective}),
+            proposal=other,
+        )
+        assert asked.scored == 0
+        for _ in range(3):
+            step(problem, state)
+        scored[objective] = asked.scored
+        evaluate(problem, state)
+        assert asked.scored == scored[objective] + settings.evaluation_size
+    if proposal is Proposal.MIXTURE:
+        assert 0 < scored[Objective.REWARD] < 3 * 64
+        assert scored[Objective.POLICY_GRADIENT] == scored[Objective.REWARD]
+    else:
+        assert scored[Objective.REWARD] == 0
+        by_another = proposal is not Proposal.BASE
+        assert scored[Objective.POLICY_GRADIENT] == 3 * 64 * by_another
+
+
+@pytest.mark.parametrize("proposal", ALONE)
+def test_the_plain_reward_needs_no_log_p(conditional, proposal, monkeypatch):
+    settings = TuningSettings(
+        objective=Objective.REWARD,
+        proposal=proposal,
+        batch_size=32,
+        samples_per_context=16,
+        bank_size=96,
+        replay=1,
+        learning_rate=0.05,
+    )
+    runs = []
+    for reads_target in (False, True):
+        monkeypatch.setattr(TuningSettings, "reads_target", reads_target)
+        problem, state = init(conditional, ["p", "q", "r"], settings)
+        infos = [replace(step(problem, state), seconds=0.0) for _ in range(4)]
+        runs.append((infos, state.policy.module.logits.detach()))
+    assert runs[0][0] == runs[1][0]
+    assert torch.equal(runs[0][1], runs[1][1])
+
+
+def test_no_context_is_empty_to_the_plain_reward(conditional):
+    """An empty context has no Z, which the reward doesn't read: its tilt still teaches there."""
+    target = Target(conditional.base).constrain(never_in_q).tilt(length, beta=0.5)
+    settings = TuningSettings(
+        objective="reward", batch_size=48, samples_per_context=16, bank_size=96, learning_rate=0.05
+    )
+    problem, state = init(target, ["p", "q", "r"], settings)
+    before = state.policy.module.logits.detach().clone()
+    info = step(problem, state)
+    assert (info.empty_contexts, info.in_batch_partition) == (0, 0)
+    moved = (state.policy.module.logits - before).abs().amax((1, 2))
+    assert bool((moved > 0).all())
+
+
 def test_a_step_in_which_nothing_is_allowed_moves_nothing(base):
     def rare(texts: list[str]) -> list[bool]:
         return [text == rarest for text in texts]
@@ -131,10 +217,6 @@ def test_contexts_share_a_step(conditional):
 
 
 def test_an_empty_context_adds_nothing_and_is_counted(conditional):
-    def never_in_q(contexts: list[Context], texts: list[str]) -> list[bool]:
-        pairs = zip(contexts, texts, strict=True)
-        return ["a" in text and context.prompt != "q" for context, text in pairs]
-
     target = Target(conditional.base).constrain(never_in_q)
     settings = SMALL.model_copy(update={"batch_size": 48, "samples_per_context": 16})
     problem, state = init(target, ["p", "q", "r"], settings)

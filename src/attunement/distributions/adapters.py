@@ -36,6 +36,7 @@ from attunement.distributions.causal import Causal
 from attunement.distributions.language import LanguageModel
 from attunement.distributions.seq2seq import Seq2Seq
 from attunement.distributions.tiny import TINY_PYTHON, tiny_python_path
+from attunement.hub import located
 from attunement.runs import read_json
 
 if TYPE_CHECKING:
@@ -244,9 +245,9 @@ def _linear_layers(module: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def _known_as(name: str) -> str:
-    """A model's name; the folder of any installed `tiny-python` is that name's."""
+    """A hub id or an absolute path; the folder of any installed `tiny-python` is that name's."""
     own = tiny_python_path().parts[-3:]
-    return TINY_PYTHON if Path(name).parts[-3:] == own else name
+    return TINY_PYTHON if name == TINY_PYTHON or Path(name).parts[-3:] == own else located(name)
 
 
 def _require_peft() -> None:

@@ -27,7 +27,7 @@ from attunement.scorers.faithfulness import (
 )
 from attunement.scorers.files import FileScorer, load_function, load_scorer
 from attunement.scorers.lexicons import lexicon, lexicon_share
-from attunement.scorers.specs import as_scorer, parse_scorer
+from attunement.scorers.specs import as_scorer, located_spec, parse_scorer
 from attunement.scorers.terminology import glossary, numerals_kept, numerals_kept_share
 from attunement.scorers.text import contains, finished, length, regex
 from attunement.scorers.user import UserScorer
@@ -58,6 +58,7 @@ __all__ = [
     "lexicon_share",
     "load_function",
     "load_scorer",
+    "located_spec",
     "numerals_kept",
     "numerals_kept_share",
     "parse_scorer",

@@ -24,10 +24,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, Protocol
 
 from attunement.core import AttunementError, MissingExtraError
-from attunement.hub import first_line
+from attunement.hub import first_line, located
 from attunement.scorers.words import Word, joined, lower_case, read_words
 
 if TYPE_CHECKING:
@@ -107,6 +108,15 @@ class BySpacy:
             for document in self.pipeline.pipe(texts)
         )
         return [frozenset(map(_without_article, filter(None, row))) for row in found]
+
+
+def located_pipeline(name: str) -> str:
+    """The absolute path of a spaCy pipeline's folder; the name where one of it is installed."""
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return located(name)
+    return name
 
 
 @cache

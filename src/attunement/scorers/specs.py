@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attunement.core import AttunementError, Scorer
+from attunement.hub import located
 from attunement.scorers.base import NamedScorer, suggestion
 from attunement.scorers.classifiers import classifier, sentiment, toxicity
 from attunement.scorers.code import (
@@ -25,6 +26,7 @@ from attunement.scorers.code import (
     pep8_per_line,
     uses_name,
 )
+from attunement.scorers.entities import located_pipeline
 from attunement.scorers.faithfulness import (
     entities_in_source,
     entities_in_source_share,
@@ -33,7 +35,7 @@ from attunement.scorers.faithfulness import (
 )
 from attunement.scorers.files import FileScorer, load_scorer
 from attunement.scorers.lexicons import lexicon, lexicon_share
-from attunement.scorers.settings import only_settings, split_settings, whole_number
+from attunement.scorers.settings import only_settings, spec_of, split_settings, whole_number
 from attunement.scorers.terminology import glossary, numerals_kept, numerals_kept_share
 from attunement.scorers.text import contains, finished, length, regex
 from attunement.scorers.user import UserFunction, read_scorer
@@ -134,6 +136,26 @@ def parse_scorer(spec: str, copy: Path | None = None) -> Scorer:
     raise AttunementError(
         f"there is no scorer {spec!r}; {suggestion(name, [*known, 'file.py:function'])}"
     )
+
+
+def located_spec(spec: str) -> str:
+    """The same SPEC, the folder of a model that it names said by its absolute path.
+
+    A user's file stays as it was named, for a run reads its own copy.
+
+    Raises:
+        AttunementError: Its settings can't be read.
+    """
+    name, _, argument = spec.partition(":")
+    if name == "classifier":
+        model, _, label = argument.rpartition("=")
+        return f"{name}:{located(model)}={label}"
+    if name in SCORERS_OF_SETTINGS:
+        found = only_settings(argument, SCORERS_OF_SETTINGS[name].keys)
+        if "spacy" in found:
+            found["spacy"] = located_pipeline(found["spacy"])
+            return spec_of(name, [*reversed(found.items())])  # they were split off from the end
+    return spec
 
 
 def _of_settings(spec: str, argument: str, known: WithSettings) -> NamedScorer:

@@ -18,6 +18,7 @@ from attunement.tuning.evaluation import Evaluation, evaluate
 from attunement.tuning.loop import Tuned, advance, tune
 from attunement.tuning.noise import gradient_variance
 from attunement.tuning.partition import PartitionPool
+from attunement.tuning.plain_reward import require_reward
 from attunement.tuning.problem import (
     Problem,
     TuningState,
@@ -25,7 +26,6 @@ from attunement.tuning.problem import (
     require_finite,
 )
 from attunement.tuning.proposals import adapt_proposal
-from attunement.tuning.rewards import require_reward
 from attunement.tuning.settings import Keep, Proposal, TuningSettings
 from attunement.tuning.stepping import StepInfo, step
 

@@ -20,11 +20,14 @@ class Drawn:
         samples: N samples.
         context: [N] int64, for each sample the number of its context in the problem.
         teaches: [N] bool, whether a sample can have a signal.
-        log_score: log P; minus infinity where the target forbids the sample.
+        log_score: log P; minus infinity where the target forbids the sample, and NaN elsewhere if
+            the objective is the plain reward, which doesn't read it.
         log_policy: log π, NaN where the sample doesn't teach.
         log_proposal: log q; of a mixture NaN where the sample doesn't teach.
         log_potential: log P - log a; minus infinity where the target forbids the sample.
-        reward: The plain reward: see `rewards.plain_reward`.
+        reward: The plain reward: see `plain_reward`.
+        log_base_by_token: [N, T] log a of each token, 0 behind a completion's end; None where no
+            step reads it.
     """
 
     samples: Samples
@@ -35,6 +38,7 @@ class Drawn:
     log_proposal: Tensor
     log_potential: Tensor
     reward: Tensor
+    log_base_by_token: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -53,14 +57,25 @@ class Drawn:
             log_policy[self.teaches] = policy.log_prob(self.samples[self.teaches])
         return replace(self, log_policy=log_policy)
 
+    def columns(self) -> dict[str, Tensor]:
+        """The tensors beside the samples, by name; what isn't there is left out."""
+        found = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
     @staticmethod
     def concatenate(parts: Sequence[Drawn]) -> Drawn:
         """All parts as one, in order."""
         if len(parts) == 1:
             return parts[0]
-        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in COLUMNS}
-        return Drawn(samples=Samples.concatenate([part.samples for part in parts]), **columns)
+        samples = Samples.concatenate([part.samples for part in parts])
+        width = samples.tokens.shape[1]
+        rows = [part.columns() for part in parts]
+        joined = {name: torch.cat([_widened(row[name], width) for row in rows]) for name in rows[0]}
+        return Drawn(samples=samples, **joined)
 
 
-COLUMNS = tuple(item.name for item in fields(Drawn) if item.name != "samples")
-"""The names of the tensors beside the samples."""
+def _widened(column: Tensor, width: int) -> Tensor:
+    """A column as it is if it is [N], else padded at the right to [N, width]."""
+    if column.dim() == 1:
+        return column
+    return torch.nn.functional.pad(column, (0, width - column.shape[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -35,7 +36,8 @@ class Lesson:
         loss_of: The share in the loss of some rows; the shares of all add up to the loss.
         signal: [N] the weight of each sample's ∇log π; None where its tokens differ.
         in_batch_partition: Contexts whose Z was only known from this batch, which biases the step.
-        empty_contexts: Contexts in which no sample satisfied the constraint; they add nothing.
+        empty_contexts: Contexts in which no sample satisfied the constraint; they add nothing. Like
+            those of `in_batch_partition` they are 0 for the plain reward, which has no Z.
     """
 
     loss_of: Callable[[Tensor], Tensor]
@@ -46,7 +48,7 @@ class Lesson:
 
 def lesson(problem: Problem, state: TuningState, drawn: Drawn) -> Lesson:
     """What is to be learnt from the samples, by the settings' objective."""
-    log_partition, in_batch = state.pool.log_partition_of(drawn.context, drawn.log_weights)
+    log_partition, in_batch = _log_partition(problem, state, drawn)
     empty = int(drawn.context[torch.isneginf(log_partition)].unique().numel())
     if problem.settings.by_token:
         loss = _token_loss(problem, state, drawn, log_partition)
@@ -59,6 +61,13 @@ def lesson(problem: Problem, state: TuningState, drawn: Drawn) -> Lesson:
         return surrogate(signal[rows], state.policy.log_prob(drawn.samples[rows]), len(drawn))
 
     return Lesson(loss_of, signal, in_batch, empty)
+
+
+def _log_partition(problem: Problem, state: TuningState, drawn: Drawn) -> tuple[Tensor, int]:
+    """[N] log Ẑ, NaN where the objective knows no Z, and how many contexts needed this batch."""
+    if not problem.settings.reads_target:
+        return torch.full((len(drawn),), math.nan, dtype=torch.float64), 0
+    return state.pool.log_partition_of(drawn.context, drawn.log_weights)
 
 
 def _signal(problem: Problem, drawn: Drawn, log_partition: Tensor, rows: Tensor) -> Tensor:
@@ -99,7 +108,10 @@ def _signal(problem: Problem, drawn: Drawn, log_partition: Tensor, rows: Tensor)
 def _token_loss(
     problem: Problem, state: TuningState, drawn: Drawn, log_partition: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """Reverse KL with a signal for every token; the base is asked for each micro-batch anew."""
+    """Reverse KL with a signal for every token.
+
+    In closed form the base is asked for each micro-batch: [N, T, V] would be too much to keep.
+    """
     settings = problem.settings
     base, policy = cast(TokenWise, problem.target.base), cast(TokenWise, state.policy)
     known = torch.isfinite(log_partition)
@@ -118,10 +130,8 @@ def _token_loss(
             log_policy = torch.where(samples.mask, chosen, 0.0)
             kl = torch.where(samples.mask, closed_form_kl(every, log_base), 0.0)
         else:
-            with torch.no_grad():
-                log_base = base.token_log_probs(samples)
             log_policy = policy.token_log_probs(samples)
-            kl = sampled_kl(log_policy, log_base)
+            kl = sampled_kl(log_policy, cast(Tensor, drawn.log_base_by_token)[rows])
         advantages = token_advantages(
             kl,
             advantage[rows],

@@ -31,7 +31,7 @@ from attunement.sharding import shard
 from attunement.targets import Target
 from attunement.tuning.drawn import Drawn
 from attunement.tuning.partition import PartitionPool
-from attunement.tuning.rewards import require_reward
+from attunement.tuning.plain_reward import require_reward
 from attunement.tuning.settings import Keep, Proposal, TuningSettings
 
 BANK, CONTEXTS, SAMPLES, EVALUATION, NOISE, EVALUATION_BANK = range(6)
@@ -74,7 +74,8 @@ class TuningState:
         training: Optimiser and counters.
         proposal: What `kl_adaptive` draws from, a copy of an earlier policy, or what `other` does;
             else the policy.
-        pool: Z of every context, from the bank and earlier steps.
+        pool: Z of every context, from the bank and earlier steps; for the plain reward, which has
+            no Z, from the bank alone.
         replay: The last batches, the latest first.
         step: Steps made.
         best: Lowest KL(p‖π) on the bank so far.

@@ -14,7 +14,7 @@ from pathlib import Path
 from attunement import processes
 from attunement.core import Decoder, Outcomes, Samples
 from attunement.training import load_tensors, write_tensors
-from attunement.tuning.drawn import COLUMNS, Drawn
+from attunement.tuning.drawn import Drawn
 from attunement.tuning.problem import TuningState
 
 
@@ -33,7 +33,7 @@ def save_replay(batches: tuple[Drawn, ...], folder: Path) -> None:
     for index, batch in enumerate(batches):
         if processes.is_main():
             batch.samples.save(folder / f"replay-{index}-samples.safetensors")
-        columns = {name: getattr(batch, name).contiguous() for name in COLUMNS}
+        columns = {name: column.contiguous() for name, column in batch.columns().items()}
         write_tensors(columns, folder / f"replay-{index}.safetensors")
 
 

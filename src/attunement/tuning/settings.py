@@ -52,8 +52,7 @@ class TuningSettings(OptimizerSettings):
         proposal_top_p: What is drawn from is cut to the most probable tokens of so much mass; in a
             mixture the policy alone, and only there, since a proposal needs full support.
         fully_shard: Whether the parameters of policy and average, their gradients and the
-        optimiser's
-            state are split among the processes (FSDP2) instead of repeated in each.
+            optimiser's state are split among the processes (FSDP2) instead of repeated in each.
         replay: Earlier batches that a step learns from again, beside its fresh one.
         batch_size: Fresh samples in a step.
         samples_per_context: Samples of each context in a step, for a conditional model.
@@ -90,9 +89,19 @@ class TuningSettings(OptimizerSettings):
     seed: int = Field(default=0, ge=0)
 
     @property
+    def reads_target(self) -> bool:
+        """Whether a step reads log P and Z of its samples; the plain reward knows neither."""
+        return self.objective is not Objective.REWARD
+
+    @property
     def by_token(self) -> bool:
         """Whether every token of a sample has a signal of its own."""
         return self.reward_to_go or self.closed_form_kl
+
+    @property
+    def reads_base_by_token(self) -> bool:
+        """Whether a step reads log a of each token drawn; in closed form it reads every token's."""
+        return self.by_token and not self.closed_form_kl
 
     @property
     def method(self) -> str:

@@ -30,7 +30,8 @@ class StepInfo:
         signal_variance: Variance of the signal over the step's samples: what the baseline lowers;
             None where the tokens of a sample have signals of their own.
         in_batch_partition: Contexts whose Z was only known from this batch, which biases the step.
-        empty_contexts: Contexts in which no sample satisfied the constraint; they add nothing.
+        empty_contexts: Contexts in which no sample satisfied the constraint; they add nothing. Like
+            those of `in_batch_partition` they are 0 for the plain reward, which has no Z.
         update: What the optimiser did.
         seconds: Wall time.
     """
@@ -64,7 +65,8 @@ def step(problem: Problem, state: TuningState) -> StepInfo:
         drawn.samples.lengths, drawn.teaches.nonzero()[:, 0], settings.micro_batch_size
     )
     info = training.update(state.training, parts, taught.loss_of, settings)
-    state.pool.add(fresh.context, fresh.log_weights)
+    if settings.reads_target:
+        state.pool.add(fresh.context, fresh.log_weights)
     remember(fresh, state, settings.replay)
     state.step += 1
     return StepInfo(
@@ -72,7 +74,7 @@ def step(problem: Problem, state: TuningState) -> StepInfo:
         samples=len(fresh),
         replayed=len(drawn) - len(fresh),
         tokens=int(fresh.samples.mask.sum()),
-        satisfied=float(torch.isfinite(fresh.log_score).double().mean()),
+        satisfied=float((~torch.isneginf(fresh.log_potential)).double().mean()),
         reward=float(fresh.reward.mean()),
         signal_variance=None if taught.signal is None else float(taught.signal.var(correction=0)),
         in_batch_partition=taught.in_batch_partition,

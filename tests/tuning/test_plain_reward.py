@@ -3,7 +3,7 @@ import torch
 
 from attunement.core import AttunementError
 from attunement.targets import Target
-from attunement.tuning.rewards import plain_reward, require_reward
+from attunement.tuning.plain_reward import plain_reward, require_reward
 
 
 def has_a(texts: list[str]) -> list[bool]:

@@ -1,5 +1,3 @@
-import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,18 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attunement.core import (
-    UNCONDITIONAL,
-    AttunementError,
-    Context,
-    Estimate,
-    MissingExtraError,
-    Outcomes,
-    Samples,
-    Stop,
-    as_contexts,
-    require_same_outcomes,
-)
+from attunement.core import AttunementError, Context, Outcomes, Samples, Stop
 from attunement.distributions.tabular import Tabular
 
 OUTCOMES = Outcomes(start=None, stop=Stop(token=0), max_new_tokens=6)
@@ -166,106 +153,3 @@ def test_stop_strings_are_cut_from_texts_and_full_texts():
     )
     assert found.texts == ["ab", "aab"]
     assert found.full_texts == ["cab", "caab"]
-
-
-@given(
-    text=st.text("abc", max_size=12),
-    strings=st.lists(st.text("abc", min_size=1, max_size=2), max_size=3),
-    at=st.none() | st.integers(0, 12),
-)
-@settings(deadline=None)
-def test_stop_finds_the_earliest(text: str, strings: list[str], at: int | None):
-    stop = Stop(strings=tuple(strings), function=lambda _: at)
-    found = stop.find(text)
-    candidates = [text.index(string) for string in strings if string in text]
-    candidates += [] if at is None else [at]
-    assert found == (min(candidates) if candidates else None)
-
-
-def test_stop_tokens():
-    assert Stop(token=1, further_tokens=frozenset({5})).tokens == {1, 5}
-    assert Stop(further_tokens=frozenset({5})).tokens == {5}
-    assert not Stop(token=1).reads_text
-    assert Stop(strings=("x",)).reads_text
-
-
-def test_outcomes_that_differ_are_shown():
-    short = Tabular.random(3, 2, generator=torch.Generator().manual_seed(0))
-    longer = Tabular.random(3, 3, generator=torch.Generator().manual_seed(0))
-    require_same_outcomes(short, short.copy())
-    with pytest.raises(AttunementError, match="max_new_tokens 2 against 3"):
-        require_same_outcomes(short, longer)
-
-
-def test_outcomes_that_differ_in_the_function_alone():
-    first = Tabular.random(3, 2, generator=torch.Generator().manual_seed(0))
-    second = first.copy()
-    first._outcomes = replace(first.outcomes, stop=Stop(function=lambda _: 1))
-    second._outcomes = replace(first.outcomes, stop=Stop(function=lambda _: 2))
-    with pytest.raises(AttunementError, match="stop functions differ"):
-        require_same_outcomes(first, second)
-
-
-def test_outcomes_need_a_length():
-    with pytest.raises(AttunementError, match="at least 1, not 0"):
-        Outcomes(None, Stop(), 0)
-
-
-def test_outcomes_are_json():
-    outcomes = Outcomes(1, Stop(2, ("x",), str.isdigit), 5, frozenset({9, 3}))  # pyright: ignore
-    found = json.loads(json.dumps(outcomes.to_json()))
-    assert found["forbidden"] == [3, 9]
-    assert found["stop_function"] == "isdigit"
-
-
-def test_contexts():
-    assert as_contexts(None) == UNCONDITIONAL
-    assert as_contexts(["a", Context("b")]) == (Context("a"), Context("b"))
-    with pytest.raises(AttunementError, match="not one string"):
-        as_contexts("prompt")
-    with pytest.raises(AttunementError, match="no context"):
-        as_contexts([])
-
-
-numbers = st.floats() | st.integers(-5, 5).map(float)
-
-
-@given(
-    value=numbers,
-    stderr=st.none() | st.floats(0),
-    low=numbers,
-    high=numbers,
-    n=st.integers(0, 10**9),
-    ess=st.floats(0, 1e9),
-    khat=st.none() | st.floats(-1, 5),
-)
-@settings(deadline=None)
-def test_estimates_are_strict_json_and_come_back(
-    value: float, stderr: float | None, low: float, high: float, n: int, ess: float,
-    khat: float | None,
-):  # fmt: skip
-    estimate = Estimate(value, stderr, low, high, n, ess, khat)
-    text = json.dumps(estimate.to_json(), allow_nan=False)
-    again = Estimate.from_json(json.loads(text))
-    assert set(json.loads(text)) == {"value", "stderr", "low", "high", "n", "ess", "khat"}
-    for name in ("value", "stderr", "low", "high", "n", "ess", "khat"):
-        before, after = getattr(estimate, name), getattr(again, name)
-        if isinstance(before, float) and math.isnan(before):
-            assert math.isnan(after)
-        else:
-            assert after == before
-
-
-def test_infinite_estimate_in_json():
-    row = Estimate(math.inf, None, -math.inf, math.inf, 10, 10.0).to_json()
-    assert (row["value"], row["low"], row["stderr"]) == ("inf", "-inf", None)
-
-
-def test_estimate_reads_as_a_number_with_its_interval():
-    assert str(Estimate(0.5, 0.1, 0.3, 0.7, 10, 10.0)) == "0.500 [0.300, 0.700]"
-
-
-def test_a_missing_extra_says_how_to_mend_it():
-    assert str(MissingExtraError("A judge", "trl")) == (
-        "A judge needs an extra: pip install 'attunement[trl]'"
-    )

@@ -15,8 +15,8 @@ from attunement.distributions.causal import Causal
 from attunement.distributions.tabular import Tabular
 from attunement.intervals import mean_interval
 from attunement.objectives import Baseline
-from attunement.rewards import rebuild
 from attunement.targets import Target
+from attunement.trl_reward import rebuild
 from attunement.tuning import Keep, Proposal, TuningSettings, tune
 
 WORDS = ("<end>", "a", "b", "c")
