@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attunement.cli.options import (
+    CompletionOptions,
+    ContextOptions,
+    MachineOptions,
+    TargetOptions,
     as_option,
     begin,
     model_settings,
-    read_prompts,
-    target_settings,
 )
 
 names = st.sampled_from(["length", "contains:a=b", "uses_name:self", "mine.py:f"])
@@ -18,45 +20,48 @@ names = st.sampled_from(["length", "contains:a=b", "uses_name:self", "mine.py:f"
 @given(st.dictionaries(names, st.floats(allow_nan=False, allow_infinity=False)))
 def test_a_number_stands_behind_the_last_equals_sign(moments):
     entries = [f"{spec}={number!r}" for spec, number in moments.items()]
-    found = target_settings(None, None, entries, None, None, None)
-    assert found.match == moments
-    assert target_settings(None, None, None, entries, None, None).match_each == moments
+    assert TargetOptions(match=entries).settings().match == moments
+    assert TargetOptions(match_each=entries).settings().match_each == moments
 
 
 @pytest.mark.parametrize("entry", ["length", "length=", "=3", "length=three"])
 def test_anything_else_is_refused(entry):
     with pytest.raises(typer.BadParameter, match="SPEC=NUMBER"):
-        target_settings(None, None, [entry], None, None, None)
+        TargetOptions(match=[entry]).settings()
 
 
 def test_a_feature_named_twice_is_refused():
     with pytest.raises(typer.BadParameter, match="names length twice"):
-        target_settings(None, None, None, None, ["length=1", "length=2"], 1.0)
+        TargetOptions(tilt=["length=1", "length=2"], beta=1.0).settings()
 
 
 def test_prompts_come_from_one_place(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("def f(\ndef g(\n")
-    assert read_prompts(None, None) is None
-    assert [context.prompt for context in read_prompts(["a"], None)] == ["a"]
-    assert [c.prompt for c in read_prompts(None, str(path))] == ["def f(", "def g("]
-    assert len(read_prompts(None, str(path), most=1) or ()) == 1
+    source = str(path)
+    assert ContextOptions().read(0) is None
+    assert [c.prompt for c in ContextOptions(prompt=["a"]).read(0)] == ["a"]
+    assert [c.prompt for c in ContextOptions(prompts=source).read(0)] == ["def f(", "def g("]
+    assert len(ContextOptions(prompts=source, max_prompts=1).read(0)) == 1
     with pytest.raises(typer.BadParameter, match="not both"):
-        read_prompts(["a"], str(path))
+        ContextOptions(prompt=["a"], prompts=source).read(0)
     with pytest.raises(typer.BadParameter, match="need --prompts"):
-        read_prompts(["a"], None, "text")
+        ContextOptions(prompt=["a"], prompt_column="text").read(0)
 
 
 def test_prompts_that_repeat_others_are_counted(tmp_path, capsys):
     path = tmp_path / "prompts.txt"
     path.write_text("a\nb\na\n")
-    assert len(read_prompts(None, str(path)) or ()) == 3
+    assert len(ContextOptions(prompts=str(path)).read(0)) == 3
     assert "1 of 3 prompts" in capsys.readouterr().err
 
 
 def test_a_line_break_can_end_a_completion():
-    model = model_settings("tiny-python", 8, ["\\n"], None, "float32", "cpu")
+    completion = CompletionOptions(max_new_tokens=8, stop=["\\n"])
+    model = model_settings("tiny-python", completion, MachineOptions(device="cpu"))
     assert model.stop == ("\n",)
+    assert model.max_new_tokens == 8
+    assert model.device == "cpu"
 
 
 def test_a_parameter_is_written_with_dashes():
