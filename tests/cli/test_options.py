@@ -1,7 +1,7 @@
 import pytest
 import torch
 import typer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attunement.cli.options import (
@@ -17,6 +17,7 @@ from attunement.cli.options import (
 names = st.sampled_from(["length", "contains:a=b", "uses_name:self", "mine.py:f"])
 
 
+@settings(deadline=None)  # the first call imports what is heavy
 @given(st.dictionaries(names, st.floats(allow_nan=False, allow_infinity=False)))
 def test_a_number_stands_behind_the_last_equals_sign(moments):
     entries = [f"{spec}={number!r}" for spec, number in moments.items()]
@@ -54,6 +55,23 @@ def test_prompts_that_repeat_others_are_counted(tmp_path, capsys):
     path.write_text("a\nb\na\n")
     assert len(ContextOptions(prompts=str(path)).read(0)) == 3
     assert "1 of 3 prompts" in capsys.readouterr().err
+
+
+def stops_of(*texts):
+    completion = CompletionOptions(stop=list(texts))
+    return model_settings("tiny-python", completion, MachineOptions()).stop
+
+
+@settings(deadline=None)  # the first call imports what is heavy
+@given(st.text(st.characters(exclude_characters="\\", exclude_categories=["Cs"])))
+def test_a_stop_without_backslash_stays_as_it_is(text):
+    assert stops_of(text) == (text,)
+
+
+def test_an_escape_in_a_stop_that_can_not_be_read_is_refused():
+    assert stops_of("\\u3002", "\\\\") == ("\u3002", "\\")
+    with pytest.raises(typer.BadParameter, match="double a backslash"):
+        stops_of("end\\")
 
 
 def test_a_line_break_can_end_a_completion():

@@ -193,12 +193,23 @@ def model_settings(
         {
             "base": base,
             "max_new_tokens": completion.max_new_tokens,
-            "stop": tuple(text.encode().decode("unicode_escape") for text in completion.stop or ()),
+            "stop": tuple(map(_unescaped, completion.stop or ())),
             "stop_preset": completion.stop_preset,
             "dtype": machine.dtype,
             "device": machine.device,
         }
     )
+
+
+def _unescaped(text: str) -> str:
+    r"""A text in which an escape such as `\n` stands for its character; all others stay."""
+    try:
+        return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(
+            f"--stop {text!r} has an escape that can't be read ({error.reason}): double a "
+            "backslash that stands for itself"
+        ) from error
 
 
 def _numbers(option: str, entries: list[str] | None) -> dict[str, float]:
