@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from attunement.cli import main
+from attunement.cli.app import app
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, MAKEFILE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "Makefile"))
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
     line
@@ -60,9 +62,28 @@ def status() -> int:
 
 
 def test_every_make_target_named_is_there():
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"make ([a-z][a-z-]*)", README):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+        assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
+
+
+DEMO = re.findall(r"attune tune \$\(TOWARDS\) ((?:.*\\\n)*.*)", MAKEFILE)
+SAID = re.findall(r"^\| `(--[a-z-]+)` \| (.+?) \| (.+?) \| (.+?) \| .+ \|$", README, re.MULTILINE)
+
+
+def test_the_flags_of_the_demonstration_are_those_of_the_makefile():
+    for number, recipe in enumerate(DEMO):
+        words = shlex.split(recipe.replace("\\\n", ""))
+        found = dict(zip(words[::2], words[1::2], strict=True))
+        del found["--output-dir"]
+        said = {row[0]: row[2 + number].strip("`") for row in SAID}
+        assert {flag: value for flag, value in said.items() if value != "–"} == found
+    assert len(DEMO) == 2
+
+
+def test_the_defaults_beside_them_are_those_of_the_options():
+    tune = typer.main.get_command(app).commands["tune"]
+    shown = {o.opts[0]: str(o.show_default).partition(";")[0] for o in tune.params}
+    assert {row[0]: row[1].strip("`") for row in SAID} == {row[0]: shown[row[0]] for row in SAID}
 
 
 def test_every_link_and_every_path_of_the_tree_is_there():

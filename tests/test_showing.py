@@ -31,6 +31,7 @@ def test_samples_of_base_policy_and_target_are_logged(tmp_path):
     assert all(row["allowed"] for row in rows if row["when"] == "target")
     assert all(row["features"]["has_a"] == float("a" in row["text"]) for row in rows)
     assert all(row["log_base"] == row["log_policy"] for row in rows)
+    assert {row["prompt"] for row in rows} == {""}
     assert told == []
 
 
@@ -52,6 +53,7 @@ def test_held_out_contexts_are_what_is_shown(tmp_path):
     show_some(run, problem, state.average, step=2)
     rows = list(run.rows(SAMPLES))
     assert [row["context"] for row in rows] == [0] * 4 + [1] * 4
+    assert [row["prompt"] for row in rows] == ["q"] * 4 + ["r"] * 4
     assert {(row["when"], row["step"]) for row in rows} == {("during", 2)}
 
 
@@ -64,4 +66,5 @@ def test_exact_samples_come_from_contexts_in_which_there_are_any(tmp_path):
     show_all(run, problem, state.average, told.append)
     exact = [row for row in run.rows(SAMPLES) if row["when"] == "target"]
     assert [row["context"] for row in exact] == [1] * 20 + [2] * 20
+    assert [row["prompt"] for row in exact] == ["q"] * 20 + ["r"] * 20
     assert told == []

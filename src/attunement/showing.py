@@ -1,7 +1,7 @@
 """The log of samples: completions of base, policy and target, drawn to be looked at.
 
-Nothing is estimated from them. Each is written with its features and with its log-probabilities
-under base and policy.
+Nothing is estimated from them. Each is written with its prompt, with its features and with its
+log-probabilities under base and policy.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ def _log(
             "when": when,
             "step": step,
             "context": int(context[index]),
+            "prompt": samples.contexts[int(samples.context_index[index])].prompt,
             "text": text,
             "finished": bool(samples.finished[index]),
             "allowed": bool(torch.isfinite(potential[index])),

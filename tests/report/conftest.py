@@ -141,6 +141,7 @@ def sample_row(when: str, step: int, text: str, features: Mapping[str, float | N
         "when": when,
         "step": step,
         "context": 0,
+        "prompt": "",
         "text": text,
         "finished": True,
         "allowed": True,
@@ -186,6 +187,7 @@ def write_run(tmp_path: Path) -> Writer:
         warnings: tuple[str, ...] = (),
         measured_on: MeasuredOn = MeasuredOn.EMPTY,
         contexts: tuple[ContextRow, ...] = (),
+        prompts: str | None = None,
         seed: int = 0,
     ) -> Run:
         target = TargetSettings(constrain=("compiles",)) if target is None else target
@@ -194,6 +196,7 @@ def write_run(tmp_path: Path) -> Writer:
             model=ModelSettings(base="tiny-python", max_new_tokens=max_new_tokens),
             target=target,
             settings=TuningSettings(max_steps=steps, evaluate_every=10, seed=seed),
+            prompts=prompts,
             lambdas=dict(lambdas or {}),
             moments={key: value.to_json() for key, value in (moments or {}).items()},
             context_fits=context_fits,
@@ -236,7 +239,8 @@ def append_sample() -> Callable[..., None]:
     """A function that adds a sample with a text of one's own to a run."""
 
     def append(run: Run, text: str, when: str = "after", **further) -> None:
-        run.append("samples.jsonl", sample_row(when, 40, text, {"compiles": 0.0}, **further))
+        row = {"step": 40, "features": {"compiles": 0.0}} | further
+        run.append("samples.jsonl", sample_row(when, text=text, **row))
 
     return append
 

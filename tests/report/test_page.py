@@ -11,7 +11,7 @@ from attunement.core import AttunementError, Estimate
 from attunement.measuring import MeasuredOn
 from attunement.recipes import TargetSettings
 from attunement.report import figures, write_report
-from attunement.report.page import MOST_CHARACTERS, MOST_EVALUATIONS, MOST_SAMPLES
+from attunement.report.specimens import MOST_CHARACTERS, MOST_EVALUATIONS, MOST_SAMPLES
 
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }} & \" ' \x1b[31m"
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -144,6 +144,49 @@ def test_samples_are_escaped(write_run, tmp_path):
     assert "\x1b" not in text
     assert any("<script>alert(1)</script>" in data for data in page.text["pre"])
     assert any("{{ 7*7 }}" in data for data in page.text["pre"])
+
+
+HOSTILE_PROMPTS = [
+    HOSTILE,
+    [{"role": "user", "content": HOSTILE}],
+    [{"role": HOSTILE, "content": "hello"}, {"role": "user", "content": "hello"}],
+]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("prompt", HOSTILE_PROMPTS, ids=["text", "content", "role"])
+def test_prompts_are_escaped(write_run, append_sample, tmp_path, prompt):
+    run = write_run(prompts="contexts.jsonl")
+    for when in ("before", "after", "target", "during"):
+        append_sample(run, "plain", when, prompt=prompt)
+    text = report([run], tmp_path)
+    page = outline(text)
+    assert {"script", "img"}.isdisjoint(page.tags)
+    assert page.handlers == []
+    assert "\x1b" not in text
+    seen = [*page.text["pre"], *page.text["span"]]
+    assert sum("<script>alert(1)</script>" in data and "{{ 7*7 }}" in data for data in seen) == 4
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_sample_stands_below_its_prompt_and_apart_from_it(write_run, append_sample, tmp_path):
+    run = write_run(prompts="contexts.jsonl")
+    append_sample(run, "COMPLETION", prompt="PROMPT &")
+    messages = [{"role": "system", "content": "BE"}, {"role": "user", "content": "ASK"}]
+    append_sample(run, "ANSWER", prompt=messages)
+    text = report([run], tmp_path)
+    outline(text)
+    blocks = re.findall(r'<div class="prompt">(.*?)</div>(.*?)<p>', text, re.DOTALL)
+    plain = [tuple(re.sub(r"\s*<[^>]+>\s*", "|", part) for part in block) for block in blocks]
+    assert ("|prompt||PROMPT &amp;|", "|completion||COMPLETION|") in plain
+    assert ("|system||BE||user||ASK|", "|completion||ANSWER|") in plain
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_without_prompts_shows_none(write_run, append_sample, tmp_path):
+    run = write_run()
+    append_sample(run, "COMPLETION")
+    assert 'class="prompt"' not in report([run], tmp_path)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -66,6 +66,29 @@ def test_a_corrupt_line_is_named(write_run, log, line):
     assert "\n" not in str(caught.value)
 
 
+def test_prompts_of_samples_are_texts_or_conversations(write_run, append_sample):
+    run = write_run(prompts="contexts.jsonl")
+    append_sample(run, "x", prompt="def f(")
+    append_sample(run, "x", prompt=[{"role": "user", "content": "hello", "name": "Ann"}])
+    text, conversation = read_run(run).samples[-2:]
+    assert text.prompt == "def f("
+    assert conversation.prompt == ({"role": "user", "content": "hello"},)
+
+
+def test_samples_of_a_log_without_prompts_have_none(write_run, append_sample):
+    run = write_run()
+    append_sample(run, "x", prompt=None)
+    assert read_run(run).samples[-1].prompt is None
+
+
+@pytest.mark.parametrize("prompt", [3, ["hello"], [{"role": "user"}], {"role": "user"}])
+def test_a_prompt_that_is_neither_is_named(write_run, append_sample, prompt):
+    run = write_run()
+    append_sample(run, "x", prompt=prompt)
+    with pytest.raises(AttunementError, match=r"samples.jsonl, line 25,"):
+        read_run(run)
+
+
 def test_bytes_that_are_no_text_are_named(write_run):
     run = write_run()
     with (run.folder / "samples.jsonl").open("ab") as file:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from attunement.cli.options import (
-    Json,
-    print_json,
-)
+from attunement.cli.options import Json, print_json
 
 
 def doctor(as_json: Json = False) -> None:

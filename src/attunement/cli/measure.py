@@ -6,54 +6,30 @@ from typing import Annotated
 
 import typer
 
+from attunement.cli.grouping import flat
 from attunement.cli.options import (
-    Beta,
-    Constrain,
-    Device,
-    Dtype,
-    Floor,
+    CompletionOptions,
+    ContextOptions,
     Json,
-    Match,
-    MatchEach,
-    MaxNewTokens,
-    MaxPrompts,
-    Prompt,
-    PromptColumn,
-    Prompts,
-    Stop,
-    StopPreset,
-    Threads,
-    Tilt,
+    MachineOptions,
+    TargetOptions,
     begin,
     model_settings,
     print_json,
-    read_prompts,
-    target_settings,
     usage,
 )
 
 
+@flat
 def measure(
     model: Annotated[str, typer.Argument(help="A run's folder, a model's folder, or a hub id.")],
+    target: TargetOptions,
+    given: ContextOptions,
+    completion: CompletionOptions,
+    machine: MachineOptions,
     n: Annotated[int, typer.Option("-n", min=8, help="Samples, half of base and policy.")] = 4096,
     base: Annotated[str | None, typer.Option(help="The base; of a run, its own.")] = None,
-    constrain: Constrain = None,
-    floor: Floor = None,
-    match: Match = None,
-    match_each: MatchEach = None,
-    tilt: Tilt = None,
-    beta: Beta = None,
-    max_new_tokens: MaxNewTokens = None,
-    stop: Stop = None,
-    stop_preset: StopPreset = None,
-    prompt: Prompt = None,
-    prompts: Prompts = None,
-    prompt_column: PromptColumn = None,
-    max_prompts: MaxPrompts = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 1,
-    threads: Threads = None,
-    device: Device = None,
-    dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
     """Measure how far a run's policy, or any model, is from a target."""
@@ -64,10 +40,10 @@ def measure(
     from attunement.measuring import measure as measure_policy
     from attunement.runs import Run, generator_for
 
-    begin(threads)
+    begin(machine.threads)
     with usage():
-        wanted = target_settings(constrain, floor, match, match_each, tilt, beta)
-        contexts = read_prompts(prompt, prompts, prompt_column, max_prompts, seed)
+        wanted = target.settings()
+        contexts = given.read(seed)
         is_run = jobs.is_run(model)
         if is_run and (wanted.has_factors or base is not None):
             raise typer.BadParameter("a run has its own base and target: leave those options out")
@@ -82,7 +58,7 @@ def measure(
         measured = jobs.measure_run(run, n, seed, contexts)
         own = jobs.measured_on(jobs.read_recipe(run))
     else:
-        settings = model_settings(base or model, max_new_tokens, stop, stop_preset, dtype, device)
+        settings = model_settings(base or model, completion, machine)
         generator = generator_for(seed)
         loaded = settings.load()
         policy = loaded if base is None else settings.resolved(loaded).load(model, base=loaded)

@@ -1,4 +1,4 @@
-"""What several commands share: their options, and what is made of them."""
+"""Options that several commands share, in groups, and what is made of them."""
 
 from __future__ import annotations
 
@@ -7,61 +7,140 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
+
+from attunement.cli.grouping import Options
 
 if TYPE_CHECKING:
     from attunement.core import Context
     from attunement.recipes import ModelSettings, TargetSettings
 
-Constrain = Annotated[
-    list[str] | None,
-    typer.Option(help="A feature that must be 1: SPEC is name, name:argument or file.py:function."),
-]
-Floor = Annotated[
-    float | None, typer.Option(help="Factor of what violates a constraint; hard without it.")
-]
-Match = Annotated[
-    list[str] | None, typer.Option(help="SPEC=NUMBER: the mean that a feature shall have.")
-]
-MatchEach = Annotated[
-    list[str] | None,
-    typer.Option(help="SPEC=NUMBER: the mean that a feature shall have in every context."),
-]
-Tilt = Annotated[list[str] | None, typer.Option(help="SPEC=WEIGHT: a reward; negative for a cost.")]
-Beta = Annotated[float | None, typer.Option(help="The reward's temperature; with --tilt.")]
-MaxNewTokens = Annotated[
-    int | None, typer.Option(help="Where completions are cut [tiny-python: 64].")
-]
-Stop = Annotated[list[str] | None, typer.Option(help="A text that ends a completion.")]
-StopPreset = Annotated[str | None, typer.Option(help="A named stop: python-function.")]
-Prompt = Annotated[list[str] | None, typer.Option(help="A context; may be repeated.")]
-Prompts = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE|NAME[:SPLIT]",
-        help="Contexts: JSONL, text, CSV, Parquet, a folder, a data set, tiny-python-signatures.",
-    ),
-]
-PromptColumn = Annotated[str | None, typer.Option(help="The prompts' column [prompt].")]
-MaxPrompts = Annotated[
-    int | None, typer.Option(min=1, help="At most so many prompts, chosen by the seed.")
-]
-EvaluationPrompts = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE|NAME[:SPLIT]",
-        help="Held-out contexts that the distance is followed and reported on [--prompts].",
-    ),
-]
-MaxEvaluationPrompts = Annotated[
-    int | None, typer.Option(min=1, help="At most so many held-out prompts, chosen by the seed.")
-]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads [the machine's cores].")]
-Device = Annotated[str | None, typer.Option(help="Where to compute [a GPU if there is one].")]
-Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="torch's choice")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+PROMPTS = "FILE|NAME[[:CONFIG]:SPLIT]"
+"""How the source of prompts is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions(Options):
+    """The factors of a target."""
+
+    panel: ClassVar[str] = "Target"
+
+    constrain: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A feature that must be 1: SPEC is name, name:argument or file.py:function."
+        ),
+    ] = None
+    floor: Annotated[
+        float | None,
+        typer.Option(help="Factor of what violates a constraint.", show_default="none: it's hard"),
+    ] = None
+    match: Annotated[
+        list[str] | None, typer.Option(help="SPEC=NUMBER: the mean that a feature shall have.")
+    ] = None
+    match_each: Annotated[
+        list[str] | None,
+        typer.Option(help="SPEC=NUMBER: the mean that a feature shall have in every context."),
+    ] = None
+    tilt: Annotated[
+        list[str] | None, typer.Option(help="SPEC=WEIGHT: a reward; negative for a cost.")
+    ] = None
+    beta: Annotated[float | None, typer.Option(help="The reward's temperature; with --tilt.")] = (
+        None
+    )
+
+    def settings(self) -> TargetSettings:
+        """The factors, as a recipe has them.
+
+        Raises:
+            BadParameter: An entry isn't SPEC=NUMBER, or one SPEC is named twice.
+        """
+        from attunement.recipes import TargetSettings
+
+        return TargetSettings(
+            constrain=tuple(self.constrain or ()),
+            floor=self.floor,
+            match=_numbers("--match", self.match),
+            match_each=_numbers("--match-each", self.match_each),
+            tilt=_numbers("--tilt", self.tilt),
+            beta=self.beta,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionOptions(Options):
+    """What ends a completion."""
+
+    panel: ClassVar[str] = "Model"
+
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="Where completions are cut.", show_default="of tiny-python 64"),
+    ] = None
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends a completion.")] = None
+    stop_preset: Annotated[str | None, typer.Option(help="A named stop: python-function.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextOptions(Options):
+    """The contexts."""
+
+    panel: ClassVar[str] = "Contexts"
+
+    prompt: Annotated[list[str] | None, typer.Option(help="A context; may be repeated.")] = None
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar=PROMPTS,
+            help="Contexts: JSONL, text, CSV, Parquet, a folder, a data set, "
+            "tiny-python-signatures.",
+        ),
+    ] = None
+    prompt_column: Annotated[
+        str | None, typer.Option(help="The prompts' column.", show_default="prompt")
+    ] = None
+    max_prompts: Annotated[
+        int | None, typer.Option(min=1, help="At most so many prompts, chosen by the seed.")
+    ] = None
+
+    def read(self, seed: int) -> tuple[Context, ...] | None:
+        """The contexts, from the options or from where they are; None where there are none.
+
+        Args:
+            seed: Of the choice among them.
+
+        Raises:
+            BadParameter: An option lacks or has no use for another.
+        """
+        from attunement.core import as_contexts
+
+        if self.prompt and self.prompts is not None:
+            raise typer.BadParameter("give --prompt or --prompts, not both")
+        if self.prompts is None:
+            if self.prompt_column is not None or self.max_prompts is not None:
+                raise typer.BadParameter("--prompt-column and --max-prompts need --prompts")
+            return as_contexts(self.prompt) if self.prompt else None
+        return read_source(self.prompts, self.prompt_column, self.max_prompts, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions(Options):
+    """What computes."""
+
+    panel: ClassVar[str] = "Machine"
+
+    threads: Threads = None
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where to compute.", show_default="a GPU if there is one"),
+    ] = None
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32"
 
 
 @contextmanager
@@ -105,12 +184,7 @@ def begin(threads: int | None) -> None:
 
 
 def model_settings(
-    base: str,
-    max_new_tokens: int | None,
-    stop: list[str] | None,
-    stop_preset: str | None,
-    dtype: str,
-    device: str | None,
+    base: str, completion: CompletionOptions, machine: MachineOptions
 ) -> ModelSettings:
     """Which model, cut where, computed how."""
     from attunement.recipes import ModelSettings
@@ -118,34 +192,24 @@ def model_settings(
     return ModelSettings.model_validate(
         {
             "base": base,
-            "max_new_tokens": max_new_tokens,
-            "stop": tuple(text.encode().decode("unicode_escape") for text in stop or ()),
-            "stop_preset": stop_preset,
-            "dtype": dtype,
-            "device": device,
+            "max_new_tokens": completion.max_new_tokens,
+            "stop": tuple(map(_unescaped, completion.stop or ())),
+            "stop_preset": completion.stop_preset,
+            "dtype": machine.dtype,
+            "device": machine.device,
         }
     )
 
 
-def target_settings(
-    constrain: list[str] | None,
-    floor: float | None,
-    match: list[str] | None,
-    match_each: list[str] | None,
-    tilt: list[str] | None,
-    beta: float | None,
-) -> TargetSettings:
-    """The factors of a target."""
-    from attunement.recipes import TargetSettings
-
-    return TargetSettings(
-        constrain=tuple(constrain or ()),
-        floor=floor,
-        match=_numbers("--match", match),
-        match_each=_numbers("--match-each", match_each),
-        tilt=_numbers("--tilt", tilt),
-        beta=beta,
-    )
+def _unescaped(text: str) -> str:
+    r"""A text in which an escape such as `\n` stands for its character; all others stay."""
+    try:
+        return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(
+            f"--stop {text!r} has an escape that can't be read ({error.reason}): double a "
+            "backslash that stands for itself"
+        ) from error
 
 
 def _numbers(option: str, entries: list[str] | None) -> dict[str, float]:
@@ -166,39 +230,17 @@ def _numbers(option: str, entries: list[str] | None) -> dict[str, float]:
     return found
 
 
-def read_prompts(
-    prompt: list[str] | None,
-    prompts: str | None,
-    column: str | None = None,
-    most: int | None = None,
-    seed: int = 0,
-) -> tuple[Context, ...] | None:
-    """The contexts, from the options or from where they are; None where there are none."""
-    from attunement.core import as_contexts
-
-    if prompt and prompts is not None:
-        raise typer.BadParameter("give --prompt or --prompts, not both")
-    if prompts is None:
-        if column is not None or most is not None:
-            raise typer.BadParameter("--prompt-column and --max-prompts need --prompts")
-        return as_contexts(prompt) if prompt else None
-    return _read_source(prompts, column, most, seed)
-
-
-def read_evaluation_prompts(
-    prompts: str | None, column: str | None, most: int | None, seed: int
-) -> tuple[Context, ...] | None:
-    """The held-out contexts, whose prompts stand in the same column; None where there are none."""
-    if prompts is None:
-        if most is not None:
-            raise typer.BadParameter("--max-evaluation-prompts needs --evaluation-prompts")
-        return None
-    return _read_source(prompts, column, most, seed)
-
-
-def _read_source(
+def read_source(
     source: str, column: str | None, most: int | None, seed: int
 ) -> tuple[Context, ...]:
+    """The contexts of a file or a data set; those that repeat others are counted aloud.
+
+    Args:
+        source: Its name.
+        column: The column of the prompts; `prompt` where None.
+        most: At most so many.
+        seed: Of the choice among them.
+    """
     from attunement import processes
     from attunement.contexts import duplicates, read_contexts
 

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from attunement.cli.options import (
-    usage,
-)
+from attunement.cli.options import usage
 
 
 def report(
     run: Annotated[list[Path], typer.Argument(help="One run, or several to compare.")],
-    output: Annotated[Path | None, typer.Option(help="The page [report.html in the run].")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The page.", show_default="report.html in the run")
+    ] = None,
 ) -> None:
     """Write one self-contained page about a run, or comparing several."""
     from attunement.report import write_report

@@ -25,7 +25,10 @@ def reproduce(
     ] = "quick",
     output_dir: Annotated[
         Path | None,
-        typer.Option(help="Where cells, result and page go [runs/reproduce-PAPER-SCALE-SEED]."),
+        typer.Option(
+            help="Where cells, result and page go.",
+            show_default="runs/reproduce-PAPER-SCALE-SEED",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which seeds.")] = 0,
     threads: Threads = None,

@@ -7,69 +7,45 @@ from typing import Annotated
 
 import typer
 
+from attunement.cli.grouping import flat
 from attunement.cli.options import (
-    Beta,
-    Constrain,
-    Device,
-    Dtype,
-    Floor,
+    CompletionOptions,
+    ContextOptions,
     Json,
-    Match,
-    MatchEach,
-    MaxNewTokens,
-    MaxPrompts,
-    Prompt,
-    PromptColumn,
-    Prompts,
-    Stop,
-    StopPreset,
-    Threads,
-    Tilt,
+    MachineOptions,
+    TargetOptions,
     begin,
     model_settings,
-    read_prompts,
-    target_settings,
     usage,
 )
 
 
+@flat
 def sample(
     model: Annotated[str, typer.Argument(help="A run's folder, a model's folder, or a hub id.")],
+    factors: TargetOptions,
+    given: ContextOptions,
+    completion: CompletionOptions,
+    machine: MachineOptions,
     n: Annotated[int, typer.Option("-n", min=1, help="Samples for each context.")] = 20,
     target: Annotated[
         bool, typer.Option("--target", help="Of a run: sample its target, not its policy.")
     ] = False,
-    constrain: Constrain = None,
-    floor: Floor = None,
-    match: Match = None,
-    match_each: MatchEach = None,
-    tilt: Tilt = None,
-    beta: Beta = None,
     acceptance: Annotated[
         float, typer.Option(help="Acceptance rate of quasi-rejection, where exact isn't possible.")
     ] = 0.05,
-    max_new_tokens: MaxNewTokens = None,
-    stop: Stop = None,
-    stop_preset: StopPreset = None,
-    prompt: Prompt = None,
-    prompts: Prompts = None,
-    prompt_column: PromptColumn = None,
-    max_prompts: MaxPrompts = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
-    threads: Threads = None,
-    device: Device = None,
-    dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
     """Draw samples of a model, of a run's policy, or of a target without any training."""
     from attunement import jobs
     from attunement.runs import Run, generator_for
 
-    begin(threads)
+    begin(machine.threads)
     generator = generator_for(seed)
     with usage():
-        wanted = target_settings(constrain, floor, match, match_each, tilt, beta)
-        contexts = read_prompts(prompt, prompts, prompt_column, max_prompts, seed)
+        wanted = factors.settings()
+        contexts = given.read(seed)
         is_run = jobs.is_run(model)
         if is_run and wanted.has_factors:
             raise typer.BadParameter("a run has its own target: use --target, or name a model")
@@ -87,7 +63,7 @@ def sample(
         else:
             drawn, note = jobs.open_policy(run).sample(own, n, generator=generator), None
     else:
-        base = model_settings(model, max_new_tokens, stop, stop_preset, dtype, device).load()
+        base = model_settings(model, completion, machine).load()
         if wanted.has_factors:
             built = wanted.build(base).fit(contexts, generator=generator)
             drawn, note = jobs.draw_from(built, contexts, n, acceptance, generator)

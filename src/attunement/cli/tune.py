@@ -4,198 +4,135 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attunement.cli.grouping import Options, flat
 from attunement.cli.options import (
-    Beta,
-    Constrain,
-    Device,
-    Dtype,
-    EvaluationPrompts,
-    Floor,
-    Json,
-    Match,
-    MatchEach,
-    MaxEvaluationPrompts,
-    MaxNewTokens,
-    MaxPrompts,
-    Prompt,
-    PromptColumn,
-    Prompts,
-    Stop,
-    StopPreset,
-    Threads,
-    Tilt,
+    CompletionOptions,
+    ContextOptions,
+    MachineOptions,
+    TargetOptions,
     as_option,
     begin,
     model_settings,
     print_json,
-    read_evaluation_prompts,
-    read_prompts,
-    target_settings,
     usage,
+)
+from attunement.cli.tuning_options import (
+    AdapterOptions,
+    EvaluationOptions,
+    HeldOutOptions,
+    ModelOptions,
+    ObjectiveOptions,
+    OptimisationOptions,
+    OutputOptions,
+    ProposalOptions,
 )
 
 if TYPE_CHECKING:
     from attunement.core import Context, Scorer
-    from attunement.distributions.adapters import AdapterSettings
     from attunement.recipes import TuneRecipe
     from attunement.runs import Run
 
 _BESIDE_A_RECIPE = {"output_dir", "resume", "recipe", "threads", "as_json"}
 
+FitSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Samples of each context that λ is solved on.",
+        show_default="8192",
+        rich_help_panel=TargetOptions.panel,
+    ),
+]
 
+
+@flat
 def tune(
     context: typer.Context,
-    output_dir: Annotated[Path, typer.Option(help="A new folder for the run.")],
-    base: Annotated[str, typer.Option(help="A hub id, a folder, or tiny-python.")] = "tiny-python",
-    policy: Annotated[
-        str | None, typer.Option(help="Where to start: a run, a folder or a hub id [the base].")
-    ] = None,
-    lora_rank: Annotated[
-        int | None, typer.Option(help="Train a LoRA adapter of this rank, not all weights.")
-    ] = None,
-    lora_alpha: Annotated[
-        int | None, typer.Option(help="The adapter counts alpha / rank times [16].")
-    ] = None,
-    lora_target_modules: Annotated[
-        list[str] | None,
-        typer.Option(help="A linear layer that gets one; may be repeated [all but the head]."),
-    ] = None,
-    constrain: Constrain = None,
-    floor: Floor = None,
-    match: Match = None,
-    match_each: MatchEach = None,
-    tilt: Tilt = None,
-    beta: Beta = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(help="policy_gradient, trajectory_balance or reward [policy_gradient]."),
-    ] = None,
-    divergence: Annotated[
-        str | None, typer.Option(help="jensen_shannon, reverse_kl, ..., alpha:0.5 [forward_kl].")
-    ] = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="none, analytic or leave_one_out [analytic].")
-    ] = None,
-    reward_to_go: Annotated[
-        bool | None,
-        typer.Option("--reward-to-go", help="A token answers for what follows it; reverse_kl."),
-    ] = None,
-    closed_form_kl: Annotated[
-        bool | None,
-        typer.Option("--closed-form-kl", help="KL summed over the vocabulary; reverse_kl."),
-    ] = None,
-    proposal: Annotated[
-        str | None,
-        typer.Option(help="policy, base, mixture, kl_adaptive or other [mixture]."),
-    ] = None,
-    proposal_model: Annotated[
-        str | None, typer.Option(help="What --proposal other draws from: a run, folder or hub id.")
-    ] = None,
-    proposal_temperature: Annotated[
-        float | None, typer.Option(help="Temperature of what is drawn from [1].")
-    ] = None,
-    proposal_top_p: Annotated[
-        float | None, typer.Option(help="Top-p of the policy's half of a mixture [1].")
-    ] = None,
-    fully_shard: Annotated[
-        bool | None,
-        typer.Option("--fully-shard", help="Split parameters among several processes (FSDP2)."),
-    ] = None,
-    replay: Annotated[
-        int | None, typer.Option(help="Earlier batches that a step learns from again [0].")
-    ] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples in a step.")] = None,
-    samples_per_context: Annotated[
-        int | None, typer.Option(help="Samples of each context in a step.")
-    ] = None,
-    micro_batch_size: Annotated[
-        int | None, typer.Option(help="Samples in one forward and backward pass.")
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
-    warmup_steps: Annotated[int | None, typer.Option(help="Steps of linear increase.")] = None,
-    max_grad_norm: Annotated[float | None, typer.Option(help="Where gradients are cut.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW's.")] = None,
-    averaging: Annotated[
-        float | None, typer.Option(help="Weight of the past in the delivered average; 0 is none.")
-    ] = None,
-    bank_size: Annotated[
-        int | None, typer.Option(help="Base samples on which the distance is followed.")
-    ] = None,
-    evaluation_size: Annotated[
-        int | None, typer.Option(help="Fresh policy samples at each evaluation.")
-    ] = None,
-    gradient_variance: Annotated[
-        bool | None,
-        typer.Option("--gradient-variance", help="Estimate the gradient's variance as well."),
-    ] = None,
-    evaluate_every: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
-    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
-    keep: Annotated[str | None, typer.Option(help="best or last weights [best].")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random [0].")] = None,
-    measure_size: Annotated[
-        int | None, typer.Option(help="Samples of the final measurement [4096].")
-    ] = None,
-    fit_size: Annotated[
-        int | None, typer.Option(help="Base samples that λ is solved on [8192].")
-    ] = None,
-    max_new_tokens: MaxNewTokens = None,
-    stop: Stop = None,
-    stop_preset: StopPreset = None,
-    prompt: Prompt = None,
-    prompts: Prompts = None,
-    prompt_column: PromptColumn = None,
-    max_prompts: MaxPrompts = None,
-    evaluation_prompts: EvaluationPrompts = None,
-    max_evaluation_prompts: MaxEvaluationPrompts = None,
-    threads: Threads = None,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    recipe: Annotated[
-        Path | None, typer.Option(help="A recipe.json to run again; nothing else is asked then.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --output-dir.")
-    ] = False,
-    as_json: Json = False,
+    model: ModelOptions,
+    completion: CompletionOptions,
+    adapter: AdapterOptions,
+    target: TargetOptions,
+    contexts: ContextOptions,
+    held_out: HeldOutOptions,
+    objective: ObjectiveOptions,
+    optimisation: OptimisationOptions,
+    proposal: ProposalOptions,
+    evaluation: EvaluationOptions,
+    output: OutputOptions,
+    machine: MachineOptions,
+    fit_size: FitSize = None,
 ) -> None:
     """Move a model towards a target and report the distance left."""
-    begin(threads)
-    if resume or recipe is not None:
+    begin(machine.threads)
+    if output.resume or output.recipe is not None:
         _refuse_others(context)
-    if resume:
-        run = _resume(output_dir)
-    else:
-        with usage():
-            _require_vacant(output_dir)
-            if recipe is not None:
-                asked, contexts, held_out = _read_again(recipe, output_dir)
-            else:
-                model = model_settings(base, max_new_tokens, stop, stop_preset, dtype, device)
-                target = target_settings(constrain, floor, match, match_each, tilt, beta)
-                asked = _recipe(
-                    context,
-                    model=model,
-                    target=target,
-                    policy=policy,
-                    proposal_model=proposal_model,
-                    adapter=_adapter(context),
-                )
-                contexts = read_prompts(prompt, prompts, prompt_column, max_prompts, seed or 0)
-                held_out = read_evaluation_prompts(
-                    evaluation_prompts, prompt_column, max_evaluation_prompts, seed or 0
-                )
-            scorer_of = _scorer_of(asked, recipe)
-            asked.check(scorer_of)
-            asked.check_contexts(contexts, held_out)
-        run = _start(asked, output_dir, contexts, scorer_of, held_out)
-    _conclude(run, as_json)
+    if output.resume:
+        _conclude(_resume(output.output_dir), output.as_json)
+        return
+    with usage():
+        _require_vacant(output.output_dir)
+        if output.recipe is not None:
+            job = _repeated(output.recipe, output.output_dir)
+        else:
+            seed = optimisation.seed or 0
+            asked = _recipe(
+                (model, objective, optimisation, proposal, evaluation, output),
+                model=model_settings(model.base, completion, machine),
+                target=target.settings(),
+                adapter=adapter.settings(),
+                fit_size=fit_size,
+            )
+            found = contexts.read(seed), held_out.read(contexts.prompt_column, seed)
+            job = _Job(asked, *found)
+        job.check()
+    _conclude(job.run(output.output_dir), output.as_json)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be run, wherever it was asked for.
+
+    Attributes:
+        recipe: What was asked.
+        contexts: The contexts of tuning; None for the empty one.
+        held_out: Those that the distance is followed on; None for those of tuning.
+        beside: Of a run that is repeated: the folder with the files of its scorers.
+    """
+
+    recipe: TuneRecipe
+    contexts: tuple[Context, ...] | None
+    held_out: tuple[Context, ...] | None
+    beside: Path | None = None
+
+    @property
+    def scorer_of(self) -> Callable[[str], Scorer]:
+        """From SPEC to scorer."""
+        from attunement.scorers import parse_scorer, scorers_of
+
+        if self.beside is None:
+            return parse_scorer
+        return scorers_of(self.beside, self.recipe.scorer_files)
+
+    def check(self) -> None:
+        """Find what is wrong without loading a model."""
+        self.recipe.check(self.scorer_of)
+        self.recipe.check_contexts(self.contexts, self.held_out)
+
+    def run(self, folder: Path) -> Run:
+        """Do it, and say how it goes."""
+        from attunement import jobs
+        from attunement.console import show_progress
+
+        with show_progress(self.recipe.settings.max_steps) as callbacks:
+            return jobs.tune(
+                self.recipe, folder, self.contexts, callbacks, self.scorer_of, self.held_out
+            )
 
 
 def _refuse_others(context: typer.Context) -> None:
@@ -218,39 +155,26 @@ def _require_vacant(folder: Path) -> None:
     Run.require_vacant(folder)
 
 
-def _recipe(context: typer.Context, **asked: object) -> TuneRecipe:
-    """What was asked: every option that was given has the name of its setting."""
+def _recipe(groups: Iterable[Options], **resolved: object) -> TuneRecipe:
+    """What was asked: every option that was given has the name of its setting or entry."""
     from attunement.recipes import TuneRecipe
     from attunement.tuning import TuningSettings
 
-    given = {name: value for name, value in context.params.items() if value is not None}
+    given = {name: value for group in groups for name, value in group.given().items()} | {
+        name: value for name, value in resolved.items() if value is not None
+    }
     settings = {name: given[name] for name in TuningSettings.model_fields if name in given}
-    sizes = {name: given[name] for name in ("measure_size", "fit_size") if name in given}
     return TuneRecipe.model_validate(
-        {
-            **asked,
-            **sizes,
+        {name: given[name] for name in TuneRecipe.model_fields if name in given}
+        | {
             "settings": TuningSettings.model_validate(settings),
             "command": shlex.join(["attune", *sys.argv[1:]]),
         }
     )
 
 
-def _adapter(context: typer.Context) -> AdapterSettings | None:
-    """The adapter that was asked for, or None."""
-    from attunement.distributions.adapters import AdapterSettings
-
-    given = [name for name in AdapterSettings.model_fields if _is_given(context, name)]
-    if given and "lora_rank" not in given:
-        raise typer.BadParameter(f"{as_option(given[0])} has no use without --lora-rank")
-    asked = {name: context.params[name] for name in given}
-    return AdapterSettings.model_validate(asked) if given else None
-
-
-def _read_again(
-    path: Path, output_dir: Path
-) -> tuple[TuneRecipe, tuple[Context, ...] | None, tuple[Context, ...] | None]:
-    """The recipe of an earlier run, its contexts and the held-out ones."""
+def _repeated(path: Path, output_dir: Path) -> _Job:
+    """The job of an earlier run, with its contexts and the held-out ones."""
     from attunement.contexts import read_contexts
     from attunement.recipes import TuneRecipe
     from attunement.runs import read_json
@@ -261,28 +185,8 @@ def _read_again(
         None if file is None else read_contexts(path.parent / file)
         for file in (recipe.prompts, recipe.evaluation_prompts)
     )
-    return recipe.model_copy(update={"command": command}), contexts, held_out
-
-
-def _scorer_of(asked: TuneRecipe, recipe: Path | None) -> Callable[[str], Scorer]:
-    """From SPEC to scorer; a run's recipe has the files of its scorers beside it."""
-    from attunement.scorers import parse_scorer, scorers_of
-
-    return parse_scorer if recipe is None else scorers_of(recipe.parent, asked.scorer_files)
-
-
-def _start(
-    asked: TuneRecipe,
-    folder: Path,
-    contexts: tuple[Context, ...] | None,
-    scorer_of: Callable[[str], Scorer],
-    held_out: tuple[Context, ...] | None,
-) -> Run:
-    from attunement import jobs
-    from attunement.console import show_progress
-
-    with show_progress(asked.settings.max_steps) as callbacks:
-        return jobs.tune(asked, folder, contexts, callbacks, scorer_of, held_out)
+    recipe = recipe.model_copy(update={"command": command})
+    return _Job(recipe, contexts, held_out, path.parent)
 
 
 def _resume(folder: Path) -> Run:

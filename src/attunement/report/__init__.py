@@ -9,6 +9,7 @@ file, and the same runs give the same bytes.
     words     sentences, formulas and warnings
     tables    estimates in rows and columns
     figures   what is drawn, made fit for a page by svg
+    specimens samples under their prompts
     page      all of it in the template page.html.jinja
 """
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from attunement.core import Estimate
+from attunement.core import Estimate, Message
 from attunement.measuring import MeasuredOn, Measurement
 
 Row = Mapping[str, object]
@@ -130,6 +130,8 @@ class Shown:
     Attributes:
         when: `before`, `during`, `after` or `target`.
         step: Steps made when it was drawn.
+        prompt: What it goes on from or answers, a text or a conversation; not to be trusted. None
+            where the log doesn't say it.
         text: The completion; not to be trusted.
         finished: False where it was cut at `max_new_tokens`.
         allowed: Whether the target gives it any probability.
@@ -140,6 +142,7 @@ class Shown:
 
     when: str
     step: int
+    prompt: str | tuple[Message, ...] | None
     text: str
     finished: bool
     allowed: bool

@@ -1,14 +1,14 @@
 """From runs to a page: everything is chosen and worded here and laid out in the template.
 
-Samples are untrusted text. The template escapes everything but the figures, the page forbids
-itself any script or fetch by a content security policy, and control characters are shown as
+Samples and prompts are untrusted text. The template escapes everything but the figures, the page
+forbids itself any script or fetch by a content security policy, and control characters are shown as
 pictures of themselves.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from attunement.core import AttunementError
 from attunement.report.by_context import ContextTable, context_table
-from attunement.report.contents import Reading, Shown
+from attunement.report.contents import Reading
 from attunement.report.plots import (
     Plot,
     Swatch,
@@ -29,6 +29,7 @@ from attunement.report.plots import (
     weights,
 )
 from attunement.report.reading import read_runs
+from attunement.report.specimens import Column, columns, during
 from attunement.report.tables import (
     FACTOR_COLUMNS,
     Cell,
@@ -43,48 +44,11 @@ from attunement.report.words import (
     Term,
     comparison_warnings,
     how_moved,
-    satisfies,
     terms,
     verdict,
-    visible,
     warnings,
 )
 from attunement.runs import Run
-
-MOST_SAMPLES = 24
-"""Samples of a column that the page shows; the rest stays in `samples.jsonl`."""
-MOST_EVALUATIONS = 6
-"""Evaluations whose samples the page shows: first, last and some between."""
-MOST_CHARACTERS = 1600
-"""Characters of a sample that the page shows."""
-
-
-@dataclass(frozen=True)
-class Specimen:
-    """A sample as it is shown.
-
-    Attributes:
-        text: The text, control characters made visible.
-        left_out: Characters cut from its end.
-        mark: `yes`, `no` or `plain`: the colour.
-        word: The same in a word, for those who don't see the colour.
-        details: Features and log-probabilities.
-    """
-
-    text: str
-    left_out: int
-    mark: str
-    word: str
-    details: str
-
-
-@dataclass(frozen=True)
-class Column:
-    """Samples from one source; `left_out` counts those that aren't shown."""
-
-    heading: str
-    specimens: tuple[Specimen, ...]
-    left_out: int
 
 
 @dataclass(frozen=True)
@@ -222,8 +186,8 @@ def _chapter(reading: Reading, swatch: Swatch) -> Chapter:
         groups=run_table(reading),
         on_tuning=tuning_table(reading),
         contexts=context_table(reading),
-        columns=_columns(reading),
-        during=_during(reading),
+        columns=columns(reading),
+        during=during(reading),
         settings=tuple(
             (name, "the model's own" if value is None else str(value))
             for name, value in rows.items()
@@ -252,57 +216,3 @@ def _tiles(reading: Reading) -> tuple[Tile, ...]:
     rest = f"of completions · {cell(before.forbidden).value} for the base · {reading.limit}"
     found.append(Tile("forbidden by the target", cell(after.forbidden), rest))
     return tuple(found)
-
-
-def _columns(reading: Reading) -> tuple[Column, ...]:
-    headings = {
-        "before": "Before: the base",
-        "after": "After: the policy",
-        "target": "Exact samples of the target",
-    }
-    columns = (
-        _column(reading, heading, lambda sample, when=when: sample.when == when)
-        for when, heading in headings.items()
-    )
-    return tuple(column for column in columns if column.specimens)
-
-
-def _during(reading: Reading) -> tuple[Column, ...]:
-    steps = sorted({sample.step for sample in reading.samples if sample.when == "during"})
-    if len(steps) > MOST_EVALUATIONS:
-        last = len(steps) - 1
-        chosen = {round(i * last / (MOST_EVALUATIONS - 1)) for i in range(MOST_EVALUATIONS)}
-        steps = [steps[index] for index in sorted(chosen)]
-    return tuple(
-        _column(reading, f"Step {at}", lambda s, at=at: s.when == "during" and s.step == at)
-        for at in steps
-    )
-
-
-def _column(reading: Reading, heading: str, chosen: Callable[[Shown], bool]) -> Column:
-    samples = [sample for sample in reading.samples if chosen(sample)]
-    specimens = tuple(_specimen(reading, sample) for sample in samples[:MOST_SAMPLES])
-    return Column(heading, specimens, len(samples) - len(specimens))
-
-
-def _specimen(reading: Reading, sample: Shown) -> Specimen:
-    answer = satisfies(reading, sample)
-    mark, word = {True: ("yes", "✓ yes"), False: ("no", "✗ no"), None: ("plain", "")}[answer]
-    if not sample.allowed:
-        word = "✗ forbidden"
-    features = [
-        f"{name} {'n/a' if value is None else f'{value:g}'}"
-        for name, value in sample.features.items()
-    ]
-    log_probs = [
-        f"{name} {value:.1f}".replace("-", "−")
-        for name, value in (("log a", sample.log_base), ("log π", sample.log_policy))
-    ]
-    cut = [] if sample.finished else ["cut at max_new_tokens"]
-    return Specimen(
-        text=visible(sample.text[:MOST_CHARACTERS]),
-        left_out=max(0, len(sample.text) - MOST_CHARACTERS),
-        mark=mark,
-        word=word,
-        details=" · ".join([*features, *log_probs, *cut]),
-    )

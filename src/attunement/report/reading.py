@@ -2,7 +2,7 @@
 
     recipe.json        what was asked, with λ once fitted
     metrics.jsonl      lines of steps and lines of evaluations
-    samples.jsonl      texts before, during and after, and exact ones of the target
+    samples.jsonl      prompts and texts, before, during and after, and exact ones of the target
     measurement.json   base and policy against the target, at the end of the run
 
 Nothing is corrected or filled in on the way. Whatever can't be read is an error that names the
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from attunement.core import AttunementError, Estimate
+from attunement.core import AttunementError, Estimate, Message
 from attunement.measuring import MeasuredOn, Measurement
 from attunement.report.contents import (
     Evaluation,
@@ -207,6 +207,7 @@ def _shown(row: Row) -> Shown:
     return Shown(
         when=str(row["when"]),
         step=int(_number(row["step"])),
+        prompt=_prompt(row.get("prompt")),
         text=str(row["text"]),
         finished=bool(row["finished"]),
         allowed=bool(row["allowed"]),
@@ -214,6 +215,13 @@ def _shown(row: Row) -> Shown:
         log_policy=_number(row["log_policy"]),
         features={k: None if v is None else _number(v) for k, v in features.items()},
     )
+
+
+def _prompt(content: object) -> str | tuple[Message, ...] | None:
+    if content is None or isinstance(content, str):
+        return content
+    messages = [_mapping(message) for message in _list(content)]
+    return tuple({key: str(message[key]) for key in ("role", "content")} for message in messages)
 
 
 def _outcome(content: Row) -> Outcome:
