@@ -118,7 +118,8 @@ class LanguageSizes:
 
     def target(self, name: str, seed: int) -> Target:
         """A target on the loaded base, fitted where it matches moments, once for all conditions."""
-        return _fitted(self.model, self.targets[name].model_dump_json(), self.fit_size, seed)
+        model, settings = self.model.model_dump_json(), self.targets[name].model_dump_json()
+        return _fitted(model, settings, self.fit_size, seed)
 
     def contexts(self) -> tuple[tuple[Context, ...], tuple[Context, ...]]:
         """Contexts to tune on, and others to measure on; the same for all seeds.
@@ -279,15 +280,15 @@ def _scorer(spec: str) -> Scorer:
 
 
 @cache
-def _fitted(model: ModelSettings, settings: str, fit_size: int, seed: int) -> Target:
-    built = TargetSettings.model_validate_json(settings).build(_load(model), _scorer)
+def _fitted(model: str, settings: str, fit_size: int, seed: int) -> Target:
+    built = TargetSettings.model_validate_json(settings).build(_loaded(model), _scorer)
     return built.fit(n=fit_size, generator=generator_for(seed, _FIT))
 
 
 @cache
-def _load(model: ModelSettings) -> LanguageModel:
-    """The model, loaded once; a base is never changed."""
-    return model.load()
+def _loaded(model: str) -> LanguageModel:
+    """The model of some settings as JSON, loaded once; a base is never changed."""
+    return ModelSettings.model_validate_json(model).load()
 
 
 def _figures(found: Measurement) -> Row:
