@@ -69,7 +69,7 @@ def test_off_policy_the_minimum_is_the_target(row: Divergence, forbidden: int):
     optimizer = torch.optim.Adam([parameters], lr=0.1, betas=(0.8, 0.9))
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.993)
     assert total_variation(parameters.detach().log_softmax(0), log_score) > 0.2
-    for _ in range(800):
+    for _ in range(1200):
         optimizer.zero_grad()
         log_policy = parameters.log_softmax(0)
         chosen = {"log_policy": log_policy[BATCH], "log_score": log_score[BATCH]}
