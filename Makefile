@@ -49,6 +49,8 @@ bench: setup
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/coverage_contexts.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/samples_to_target.py
+	$(BIN)/python benchmarks/scaling.py
 
 # The tables of docs/papers, from the results beside them.
 papers: setup

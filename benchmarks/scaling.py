@@ -47,7 +47,13 @@ def one_step(width: int = WIDTH, batch: int = BATCH, length: int = LENGTH) -> Ca
     """A tuning step of a random model of four layers, ready to be repeated."""
     torch.manual_seed(0)
     config = GPT2Config(
-        n_layer=4, n_head=4, n_embd=width, vocab_size=decode.VOCABULARY, n_positions=512
+        n_layer=4,
+        n_head=4,
+        n_embd=width,
+        vocab_size=decode.VOCABULARY,
+        n_positions=512,
+        bos_token_id=None,
+        eos_token_id=decode.END,
     )
     base = Causal.load(
         GPT2LMHeadModel(config).eval(),
