@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -38,6 +40,12 @@ def test_prompts_of_tuning_are_not_measured_on():
     both = "tiny-python-signatures"
     with pytest.raises(AttunementError, match="among those of tuning"):
         Prompts(both, both, 3, 3).read()
+
+
+def test_a_context_that_is_not_there_is_missed_beforehand(tmp_path):
+    nowhere = Prompts(str(tmp_path / "none.jsonl"), "tiny-python-signatures", 3, 3)
+    with pytest.raises(AttunementError, match=r"none.jsonl can't be read"):
+        replace(EMBEDDED, prompts=nowhere).prepare()
 
 
 def test_sizes_without_prompts_have_no_contexts():

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -33,6 +34,26 @@ def test_a_finished_cell_is_never_run_again(study, tmp_path):
     assert math.isnan(seeds[0]["a"].path[0]["x"])
     assert carry_out(made, 3, tmp_path, print)[1] == seconds
     assert len(calls) == 5
+
+
+def test_what_is_missing_is_missed_before_the_first_cell(study, tmp_path):
+    made, calls = study
+
+    def prepare():
+        raise AttunementError("there is no such model")
+
+    with pytest.raises(AttunementError, match="no such model"):
+        carry_out(replace(made, prepare=prepare), 3, tmp_path, print)
+    assert calls == []
+
+
+def test_nothing_is_prepared_for_cells_that_are_there(tmp_path):
+    prepared = []
+    made = Study("s", 2, ("a",), lambda *_: Figures({"x": 1.0}), (), ("x",), {})
+    made = replace(made, prepare=lambda: prepared.append(1))
+    for _ in range(2):
+        carry_out(made, 0, tmp_path, print)
+    assert prepared == [1]
 
 
 def test_a_cell_lies_in_a_file_of_its_own(tmp_path):

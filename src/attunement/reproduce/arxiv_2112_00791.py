@@ -133,6 +133,7 @@ def on_language(tasks: Tasks) -> Study:
         ),
         sizes=tasks_to_json(tasks),
         needs_gpu=any(sizes.needs_gpu for sizes in tasks.values()),
+        prepare=partial(language.prepare_all, tasks),
     )
 
 

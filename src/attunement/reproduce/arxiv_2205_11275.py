@@ -170,6 +170,7 @@ def on_language(sizes: LanguageSizes) -> Study:
         columns=(*target.tilt, "reverse_kl", "kl_policy_base", "entropy", "distinct"),
         sizes=sizes.to_json(),
         needs_gpu=sizes.needs_gpu,
+        prepare=sizes.prepare,
     )
 
 

@@ -149,6 +149,7 @@ def on_language(sizes: LanguageSizes) -> Study:
         ),
         sizes=sizes.to_json(),
         needs_gpu=sizes.needs_gpu,
+        prepare=sizes.prepare,
     )
 
 

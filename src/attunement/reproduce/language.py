@@ -116,6 +116,16 @@ class LanguageSizes:
         """Whether the base is another one than the embedded model."""
         return self.model.base != TINY_PYTHON
 
+    def prepare(self) -> None:
+        """Load the model and read the contexts, if there are any.
+
+        Raises:
+            AttunementError: Something isn't there.
+        """
+        _loaded(self.model.model_dump_json())
+        if self.prompts is not None:
+            self.prompts.read()
+
     def target(self, name: str, seed: int) -> Target:
         """A target on the loaded base, fitted where it matches moments, once for all conditions."""
         model, settings = self.model.model_dump_json(), self.targets[name].model_dump_json()
@@ -170,6 +180,16 @@ def seeds_of(tasks: Tasks) -> int:
     """The units of replication, which all tasks have in common."""
     (seeds,) = {sizes.seeds for sizes in tasks.values()}
     return seeds
+
+
+def prepare_all(tasks: Tasks) -> None:
+    """Load every model and read all contexts.
+
+    Raises:
+        AttunementError: Something isn't there.
+    """
+    for sizes in tasks.values():
+        sizes.prepare()
 
 
 def tasks_to_json(tasks: Tasks) -> dict[str, object]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -46,6 +47,7 @@ class Study:
         columns: The figures that a table of all conditions shows.
         sizes: Everything that was chosen, for the recipe; a change of it is another study.
         needs_gpu: Whether it is hopeless without one.
+        prepare: Loads what its cells need, so that what isn't there is missed before the first.
     """
 
     summary: str
@@ -56,6 +58,7 @@ class Study:
     columns: tuple[str, ...]
     sizes: Mapping[str, object]
     needs_gpu: bool = False
+    prepare: Callable[[], None] = lambda: None
 
 
 class Cell(NamedTuple):
@@ -78,8 +81,14 @@ def carry_out(
 
     Returns:
         The figures of every seed, and the seconds that all cells took.
+
+    Raises:
+        AttunementError: A model or a context that the cells need isn't there.
     """
     first = seed * SEEDS_APART
+    cells = product(study.conditions, range(first, first + study.seeds))
+    if not all(cell_path(folder, condition, number).exists() for condition, number in cells):
+        study.prepare()
     seeds, seconds = [], 0.0
     for number in range(study.seeds):
         replication = {}
