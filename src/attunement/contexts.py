@@ -143,8 +143,9 @@ def _source(name: str, column: str | None) -> _Source:
     if not path.exists() and ":" in name:
         name, config, split = _parts(name)
         path = Path(name).expanduser()
+    if config is not None and (path.is_file() or name == TINY_PYTHON_SIGNATURES):
+        raise AttunementError(f"{name} has no configurations: leave out ':{config}'")
     if name == TINY_PYTHON_SIGNATURES:
-        _require_no_config(name, config)
         return _file(_shipped(split), None, column)
     if path.is_dir() or path.suffix in _READERS:
         _require_there(path)
@@ -152,7 +153,6 @@ def _source(name: str, column: str | None) -> _Source:
     is_path = name.startswith((".", "~", "/")) or name.count("/") > 1
     if path.is_file() or is_path or path.suffix in (*_OF_ROWS, *_OF_LINES):
         _require_there(path)
-        _require_no_config(name, config)
         return _file(path, split, column)
     return _data_set(name, config, split)
 
@@ -164,11 +164,6 @@ def _parts(name: str) -> tuple[str, str | None, str]:
         return rest, None, split
     rest, _, config = rest.rpartition(":")
     return rest, config, split
-
-
-def _require_no_config(name: str, config: str | None) -> None:
-    if config is not None:
-        raise AttunementError(f"{name} has no configurations: leave out ':{config}'")
 
 
 def _require_there(path: Path) -> None:
@@ -235,7 +230,6 @@ def _data_set(source: Path | str, config: str | None, split: str | None) -> _Sou
 def _loaded(datasets: Any, source: Path | str, config: str | None, split: str) -> Any:
     """A `datasets.Dataset`, all of it at hand."""
     if isinstance(source, Path) and source.suffix in _READERS and source.is_file():
-        _require_no_config(str(source), config)
         reader = _READERS[source.suffix]
         return datasets.load_dataset(reader, data_files=str(source), split=split)
     return datasets.load_dataset(str(source), config, split=split)

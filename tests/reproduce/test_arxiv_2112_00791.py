@@ -1,6 +1,7 @@
 import pytest
 
 from attunement.reproduce import arxiv_2112_00791 as paper
+from attunement.reproduce.language import Tasks
 
 
 def test_the_quick_study_runs(tiny, smoke):
@@ -17,5 +18,5 @@ def test_every_task_says_what_its_completions_do():
 
 @pytest.mark.slow
 def test_the_study_of_a_language_model_runs(shrunk, smoke):
-    tasks = {name: shrunk(sizes) for name, sizes in paper.EMBEDDED.items()}
+    tasks = Tasks({name: shrunk(sizes) for name, sizes in paper.EMBEDDED.items()})
     smoke("2112.00791", paper.on_language(tasks))

@@ -5,6 +5,7 @@ import pytest
 
 from attunement.reproduce import arxiv_2302_08215 as paper
 from attunement.reproduce.claims import Figures
+from attunement.reproduce.language import Tasks
 
 
 def test_the_quick_study_runs(tiny, smoke):
@@ -13,7 +14,7 @@ def test_the_quick_study_runs(tiny, smoke):
 
 @pytest.mark.slow
 def test_the_study_of_a_language_model_runs(shrunk, smoke):
-    tasks = {kind: shrunk(sizes) for kind, sizes in paper.EMBEDDED.items()}
+    tasks = Tasks({kind: shrunk(sizes) for kind, sizes in paper.EMBEDDED.items()})
     smoke("2302.08215", paper.on_language(tasks))
 
 

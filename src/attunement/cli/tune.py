@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -26,6 +26,7 @@ from attunement.cli.options import (
 from attunement.cli.tuning_options import (
     AdapterOptions,
     EvaluationOptions,
+    FittingOptions,
     HeldOutOptions,
     ModelOptions,
     ObjectiveOptions,
@@ -41,15 +42,6 @@ if TYPE_CHECKING:
 
 _BESIDE_A_RECIPE = {"output_dir", "resume", "recipe", "threads", "as_json"}
 
-FitSize = Annotated[
-    int | None,
-    typer.Option(
-        help="Samples of each context that λ is solved on.",
-        show_default="8192",
-        rich_help_panel=TargetOptions.panel,
-    ),
-]
-
 
 @flat
 def tune(
@@ -58,6 +50,7 @@ def tune(
     completion: CompletionOptions,
     adapter: AdapterOptions,
     target: TargetOptions,
+    fitting: FittingOptions,
     contexts: ContextOptions,
     held_out: HeldOutOptions,
     objective: ObjectiveOptions,
@@ -66,7 +59,6 @@ def tune(
     evaluation: EvaluationOptions,
     output: OutputOptions,
     machine: MachineOptions,
-    fit_size: FitSize = None,
 ) -> None:
     """Move a model towards a target and report the distance left."""
     begin(machine.threads)
@@ -82,11 +74,10 @@ def tune(
         else:
             seed = optimisation.seed or 0
             asked = _recipe(
-                (model, objective, optimisation, proposal, evaluation, output),
+                (model, fitting, objective, optimisation, proposal, evaluation, output),
                 model=model_settings(model.base, completion, machine),
                 target=target.settings(),
                 adapter=adapter.settings(),
-                fit_size=fit_size,
             )
             found = contexts.read(seed), held_out.read(contexts.prompt_column, seed)
             job = _Job(asked, *found)

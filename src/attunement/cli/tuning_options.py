@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from attunement.cli.grouping import Options
-from attunement.cli.options import PROMPTS, as_option, read_source
+from attunement.cli.options import PROMPTS, Json, TargetOptions, as_option, read_source
 
 if TYPE_CHECKING:
     from attunement.core import Context
@@ -72,6 +72,18 @@ class AdapterOptions(Options):
                 f"{as_option(next(iter(given)))} has no use without --lora-rank"
             )
         return AdapterSettings.model_validate(given) if given else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittingOptions(Options):
+    """How the target's λ is solved."""
+
+    panel: ClassVar[str] = TargetOptions.panel
+
+    fit_size: Annotated[
+        int | None,
+        typer.Option(help="Samples of each context that λ is solved on.", show_default="8192"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +278,4 @@ class OutputOptions(Options):
     recipe: Annotated[
         Path | None, typer.Option(help="A recipe.json to run again; nothing else is asked then.")
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")] = (
-        False
-    )
+    as_json: Json = False

@@ -19,7 +19,7 @@ from attunement.recipes import ModelSettings, TargetSettings
 from attunement.reproduce import exact, language
 from attunement.reproduce.claims import Claim, Figures, Side, per_seed
 from attunement.reproduce.exact import ExactSizes
-from attunement.reproduce.language import LanguageSizes, Prompts, Tasks, seeds_of, tasks_to_json
+from attunement.reproduce.language import LanguageSizes, Prompts, Tasks
 from attunement.reproduce.methods import DPG, REINFORCE
 from attunement.reproduce.paths import at_level
 from attunement.reproduce.studies import Study
@@ -53,42 +53,45 @@ _CODE = LanguageSizes(
 _GPT_NEO = replace(
     _CODE,
     model=language.GPT_NEO,
-    seeds=3,
     settings=language.paper_settings(batch_size=2048, learning_rate=1.41e-6, warmup_steps=100),
     measure_size=10_240,
     prompts=language.SIGNATURES,
 )
 _PEP8 = {"keeps_pep8": TargetSettings(constrain=(language.keeps_pep8.name,))}
-EMBEDDED: Tasks = {
-    "compiles": _CODE,
-    "keeps_pep8": replace(_CODE, targets=_PEP8),
-    "faithful": replace(
-        _CODE,
-        model=ModelSettings(base="tiny-python", max_new_tokens=40, stop=(_QUOTES,)),
-        targets={"faithful": TargetSettings(constrain=(language.faithful.name,))},
-        prompts=replace(_SIGNATURES, after=f"\n    {_QUOTES}"),
-    ),
-}
-PAPER: Tasks = {
-    "compiles": _GPT_NEO,
-    "keeps_pep8": replace(_GPT_NEO, targets=_PEP8),
-    _ENTITIES: replace(
-        _GPT_NEO,
-        model=ModelSettings(base="google-t5/t5-small", max_new_tokens=200),
-        settings=language.paper_settings(
-            batch_size=1024, learning_rate=1e-4, warmup_steps=100, samples_per_context=32
+EMBEDDED = Tasks(
+    {
+        "compiles": _CODE,
+        "keeps_pep8": replace(_CODE, targets=_PEP8),
+        "faithful": replace(
+            _CODE,
+            model=ModelSettings(base="tiny-python", max_new_tokens=40, stop=(_QUOTES,)),
+            targets={"faithful": TargetSettings(constrain=(language.faithful.name,))},
+            prompts=replace(_SIGNATURES, after=f"\n    {_QUOTES}"),
         ),
-        targets={_ENTITIES: TargetSettings(constrain=(_ENTITIES,))},
-        prompts=Prompts(
-            "abisee/cnn_dailymail:3.0.0:train",
-            "abisee/cnn_dailymail:3.0.0:validation",
-            most=512,
-            most_held_out=128,
-            column="article",
-            before="summarize: ",
+    }
+)
+PAPER = Tasks(
+    {
+        "compiles": _GPT_NEO,
+        "keeps_pep8": replace(_GPT_NEO, targets=_PEP8),
+        _ENTITIES: replace(
+            _GPT_NEO,
+            model=ModelSettings(base="google-t5/t5-small", max_new_tokens=200),
+            settings=language.paper_settings(
+                batch_size=1024, learning_rate=1e-4, warmup_steps=100, samples_per_context=32
+            ),
+            targets={_ENTITIES: TargetSettings(constrain=(_ENTITIES,))},
+            prompts=Prompts(
+                "abisee/cnn_dailymail:3.0.0:train",
+                "abisee/cnn_dailymail:3.0.0:validation",
+                most=512,
+                most_held_out=128,
+                column="article",
+                before="summarize: ",
+            ),
         ),
-    ),
-}
+    }
+)
 
 
 def quick(sizes: ExactSizes = QUICK) -> Study:
@@ -120,7 +123,7 @@ def on_language(tasks: Tasks) -> Study:
     ]
     return Study(
         summary=" ".join(f"{name}: {_given(sizes)}." for name, sizes in tasks.items()),
-        seeds=seeds_of(tasks),
+        seeds=tasks.seeds,
         conditions=tuple(f"{name}/{way}" for name in tasks for way in WAYS),
         run=partial(_run_language, tasks),
         claims=tuple(claims),
@@ -131,9 +134,9 @@ def on_language(tasks: Tasks) -> Study:
             "forward_kl",
             "kl_policy_base",
         ),
-        sizes=tasks_to_json(tasks),
-        needs_gpu=any(sizes.needs_gpu for sizes in tasks.values()),
-        prepare=partial(language.prepare_all, tasks),
+        sizes=tasks.to_json(),
+        needs_gpu=tasks.needs_gpu,
+        prepare=tasks.prepare,
     )
 
 

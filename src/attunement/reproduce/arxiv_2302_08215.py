@@ -33,7 +33,7 @@ from attunement.reproduce.claims import (
     share_lost,
 )
 from attunement.reproduce.exact import ExactSizes
-from attunement.reproduce.language import LanguageSizes, Tasks, seeds_of, tasks_to_json
+from attunement.reproduce.language import LanguageSizes, Tasks
 from attunement.reproduce.methods import Method
 from attunement.reproduce.studies import Study
 from attunement.targets import Target
@@ -75,7 +75,7 @@ _TINY = LanguageSizes(
     measure_size=1024,
     prompts=replace(language.SIGNATURES, most=32, most_held_out=16),
 )
-EMBEDDED: Tasks = dict.fromkeys(TARGETS, _TINY)
+EMBEDDED = Tasks(dict.fromkeys(TARGETS, _TINY))
 _GPT2 = LanguageSizes(
     model=language.GPT2,
     seeds=3,
@@ -88,16 +88,20 @@ _GPT2 = LanguageSizes(
     measure_size=10_240,
     fit_size=10_240,
 )
-PAPER: Tasks = {
-    **dict.fromkeys(TARGETS[:3], _GPT2),
-    "conditional": replace(
-        _TINY,
-        model=language.GPT_NEO,
-        settings=language.paper_settings(batch_size=2048, learning_rate=1.41e-6, warmup_steps=100),
-        measure_size=10_240,
-        prompts=language.SIGNATURES,
-    ),
-}
+PAPER = Tasks(
+    {
+        **dict.fromkeys(TARGETS[:3], _GPT2),
+        "conditional": replace(
+            _TINY,
+            model=language.GPT_NEO,
+            settings=language.paper_settings(
+                batch_size=2048, learning_rate=1.41e-6, warmup_steps=100
+            ),
+            measure_size=10_240,
+            prompts=language.SIGNATURES,
+        ),
+    }
+)
 
 
 def quick(sizes: ExactSizes = QUICK) -> Study:
@@ -143,7 +147,7 @@ def on_language(tasks: Tasks) -> Study:
             f"{' '.join(each)} On policy, the analytic baseline, hard constraints with the floor "
             f"{FLOOR:g}."
         ),
-        seeds=seeds_of(tasks),
+        seeds=tasks.seeds,
         conditions=_conditions(tuple(tasks), ("base", *FEW_ROWS)),
         run=partial(_run_language, tasks),
         claims=_claims(tuple(tasks), FEW_ROWS, distance="jensen_shannon", rate=rate),
@@ -155,9 +159,9 @@ def on_language(tasks: Tasks) -> Study:
             "entropy",
             "distinct",
         ),
-        sizes=tasks_to_json(tasks),
-        needs_gpu=any(sizes.needs_gpu for sizes in tasks.values()),
-        prepare=partial(language.prepare_all, tasks),
+        sizes=tasks.to_json(),
+        needs_gpu=tasks.needs_gpu,
+        prepare=tasks.prepare,
     )
 
 

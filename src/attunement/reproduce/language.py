@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeAlias
 
 from torch import Tensor
 
@@ -40,7 +39,7 @@ GPT_NEO = ModelSettings(
 """The model of code in arXiv 2112.00791, and its length."""
 GPT2 = ModelSettings(base="gpt2", max_new_tokens=40)
 """The model of sentences in arXiv 2012.11635 and 2206.00761, and their length."""
-_FIT, _MEASURE, _, _ENTROPY = range(300, 304)
+_FIT, _MEASURE, _ENTROPY = 300, 301, 303
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,9 @@ class Prompts:
     before: str = ""
     after: str = ""
 
+    @cache  # noqa: B019  a handful of them, as long as the program
     def read(self) -> tuple[tuple[Context, ...], tuple[Context, ...]]:
-        """Those of tuning, and the others.
+        """Those of tuning, and the others, read once.
 
         Raises:
             AttunementError: They can't be read, or some are among both.
@@ -124,7 +124,7 @@ class LanguageSizes:
         """
         _loaded(self.model.model_dump_json())
         if self.prompts is not None:
-            self.prompts.read()
+            self.contexts()
 
     def target(self, name: str, seed: int) -> Target:
         """A target on the loaded base, fitted where it matches moments, once for all conditions."""
@@ -172,29 +172,35 @@ class LanguageSizes:
         }
 
 
-Tasks: TypeAlias = Mapping[str, LanguageSizes]
-"""The sizes of each task of a study, where tasks differ in model or contexts."""
+class Tasks(dict[str, LanguageSizes]):
+    """The sizes of each task of a study, by its name, where tasks differ in model or contexts.
 
-
-def seeds_of(tasks: Tasks) -> int:
-    """The units of replication, which all tasks have in common."""
-    (seeds,) = {sizes.seeds for sizes in tasks.values()}
-    return seeds
-
-
-def prepare_all(tasks: Tasks) -> None:
-    """Load every model and read all contexts.
-
-    Raises:
-        AttunementError: Something isn't there.
+    A study asks of them what it asks of the sizes of a single task.
     """
-    for sizes in tasks.values():
-        sizes.prepare()
 
+    @property
+    def seeds(self) -> int:
+        """The units of replication, which all tasks have in common."""
+        (seeds,) = {sizes.seeds for sizes in self.values()}
+        return seeds
 
-def tasks_to_json(tasks: Tasks) -> dict[str, object]:
-    """For the recipe."""
-    return {name: sizes.to_json() for name, sizes in tasks.items()}
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether some task does."""
+        return any(sizes.needs_gpu for sizes in self.values())
+
+    def prepare(self) -> None:
+        """Load every model and read all contexts.
+
+        Raises:
+            AttunementError: Something isn't there.
+        """
+        for sizes in self.values():
+            sizes.prepare()
+
+    def to_json(self) -> dict[str, object]:
+        """For the recipe."""
+        return {name: sizes.to_json() for name, sizes in self.items()}
 
 
 def embedded_settings(max_steps: int, evaluate_every: int) -> TuningSettings:
