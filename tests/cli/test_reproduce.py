@@ -34,11 +34,13 @@ def test_all_papers_are_listed(attune):
 
 @pytest.mark.usefixtures("stub")
 def test_the_status_says_whether_a_claim_is_contradicted(attune, tmp_path):
-    held = attune("reproduce", "1.1", "--output-dir", str(tmp_path / "one"))
+    held = attune("reproduce", "1.1", "--output-dir", str(tmp_path / "one"), "--jobs", "1")
     assert held.returncode == 0, held.stderr
     assert "HOLDS: c." in held.stdout
     assert (tmp_path / "one" / "report.html").is_file()
-    failed = attune("reproduce", "1.2", "--json", "--output-dir", str(tmp_path / "two"))
+    failed = attune(
+        "reproduce", "1.2", "--json", "--jobs", "1", "--output-dir", str(tmp_path / "two")
+    )
     assert failed.returncode == 3
     printed = json.loads(failed.stdout)
     assert printed["claims"][0]["verdict"] == "does not hold"

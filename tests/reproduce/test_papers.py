@@ -3,8 +3,9 @@ import torch
 
 from attunement import processes
 from attunement.core import AttunementError
+from attunement.reproduce.cells import cell_path
 from attunement.reproduce.papers import PAPERS, find_paper, reproduce
-from attunement.reproduce.studies import Scale, cell_path
+from attunement.reproduce.studies import Scale
 
 HERE = [paper for paper in PAPERS if paper.studies]
 

@@ -31,6 +31,14 @@ def reproduce(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which seeds.")] = 0,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Cells at once, each in a process of its own.",
+            show_default="one a thread, at most 4; 1 on a GPU",
+        ),
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -54,7 +62,7 @@ def reproduce(
     def on_cell(sentence: str) -> None:
         typer.echo(sentence, err=True)
 
-    result = run(wanted, at, folder, seed=seed, on_cell=on_cell)
+    result = run(wanted, at, folder, seed=seed, on_cell=on_cell, jobs=jobs)
     report = (folder / REPORT).resolve()
     if as_json:
         print_json(result.to_json() | {"report": str(report)})
@@ -96,4 +104,4 @@ def _print(result: Result) -> None:
     typer.echo(result.summary)
     for claim in result.claims:
         typer.echo(f"- {claim.sentence}")
-    typer.echo(f"{result.tally}; {result.seeds} seeds, {result.seconds:.0f} seconds")
+    typer.echo(f"{result.tally}; {result.extent}")

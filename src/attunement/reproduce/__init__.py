@@ -1,7 +1,8 @@
 """Do the papers' claims hold here? Each is written before it is run, run, and judged.
 
 claims      a claim, the smallest effect that matters, and the verdict
-studies     conditions × seeds at one scale, cell by cell, resumable
+studies     conditions × seeds at one scale
+cells       condition and seed: run, several at once, kept and never run again
 methods     what is compared: DPG, KL-control, REINFORCE
 paths       two ways compared at the same place
 exact       the quick scale: everything enumerated

@@ -56,7 +56,7 @@ def as_markdown(result: Result) -> str:
         for condition, row in result.table.items()
     )
     return (
-        f"{result.summary} {result.seeds} seeds, {result.seconds:.0f} seconds: {result.tally}.\n\n"
+        f"{result.summary} {result.extent}: {result.tally}.\n\n"
         f"![The claims' intervals]({FIGURES}/{picture_of(result)})\n\n"
         "| claim | measured, with 95 % interval over seeds | to be | verdict |\n|---|---|---|---|\n"
         f"{claims}\n| mean over seeds |{head}\n|---|{'---|' * len(result.columns)}\n{rows}"

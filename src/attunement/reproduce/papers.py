@@ -23,9 +23,10 @@ from attunement.reproduce import (
     arxiv_2206_00761,
     arxiv_2302_08215,
 )
+from attunement.reproduce.cells import carry_out, jobs_here, open_folder
 from attunement.reproduce.page import write_page
 from attunement.reproduce.results import RESULT, Result, judge_all, tabulate
-from attunement.reproduce.studies import Scale, Study, carry_out, open_folder
+from attunement.reproduce.studies import Scale, Study
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ def reproduce(
     *,
     seed: int,
     on_cell: Callable[[str], None],
+    jobs: int | None = 1,
 ) -> Result:
     """Run a paper's claims, or what is left of them, and write result and page.
 
@@ -178,13 +180,15 @@ def reproduce(
         folder: A vacant folder, or one in which this very reproduction was begun.
         seed: Which seeds.
         on_cell: Told of every cell as it begins.
+        jobs: So many cells at once, each in a process of its own; None for what suits the machine.
 
     Raises:
         AttunementError: It can't be run, or the folder holds something else.
     """
     if processes.count() > 1:
         raise AttunementError("a reproduction runs in one process: start it without a launcher")
-    return run_study(paper, scale, paper.study(scale), folder, seed=seed, on_cell=on_cell)
+    study = paper.study(scale)
+    return run_study(paper, scale, study, folder, seed=seed, on_cell=on_cell, jobs=jobs)
 
 
 def run_study(
@@ -195,11 +199,13 @@ def run_study(
     *,
     seed: int,
     on_cell: Callable[[str], None],
+    jobs: int | None = 1,
 ) -> Result:
     """As `reproduce`, with a study of any size."""
     recipe = {"kind": "reproduce", "paper": paper.number, "scale": scale.value, "seed": seed}
     open_folder(folder, {**recipe, "sizes": study.sizes})
-    seeds, seconds = carry_out(study, seed, folder, on_cell)
+    jobs = jobs_here(study) if jobs is None else jobs
+    seeds, seconds = carry_out(study, seed, folder, on_cell, jobs)
     result = Result(
         paper=paper.number,
         title=paper.title,

@@ -24,7 +24,7 @@ class Result:
         title: The paper's title.
         scale: The scale.
         summary: What was run.
-        seconds: How long all cells took, those of earlier calls included.
+        seconds: How long all cells took, one after the other, those of earlier calls included.
         seeds: Units of replication.
         claims: The claims with their verdicts.
         table: Means over seeds, by condition and figure.
@@ -64,6 +64,11 @@ class Result:
             for count in [counts[verdict]]
         )
         return ", ".join(f"{count} {word}" for count, word in words if count)
+
+    @property
+    def extent(self) -> str:
+        """How much was run, in words."""
+        return f"{self.seeds} seeds, cells of {self.seconds:.0f} seconds in all"
 
     def to_json(self) -> dict[str, object]:
         """What `attune reproduce --json` prints."""
