@@ -66,6 +66,18 @@ def test_samples_stand_by_their_source_and_the_rest_is_counted(write_run, append
     assert [column.left_out for column in found] == [0, 6, 0]
 
 
+def test_all_contexts_are_shown_where_not_all_samples_are(write_run, append_sample):
+    run = write_run(prompts="contexts.jsonl", finished=False)
+    for number in range(1, 5):
+        for index in range(10):
+            append_sample(run, f"{number} {index}", context=number)
+    after = columns(read_run(run))[1]
+    counts = {1: 5, 2: 5, 3: 5, 4: 4}
+    expected = [f"{number} {index}" for number, count in counts.items() for index in range(count)]
+    assert [specimen.text for specimen in after.specimens][-19:] == expected
+    assert len(after.specimens) == MOST_SAMPLES
+
+
 def test_of_many_evaluations_first_and_last_are_shown(write_run, append_sample):
     run = write_run()
     for step in range(100, 150):

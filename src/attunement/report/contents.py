@@ -130,6 +130,7 @@ class Shown:
     Attributes:
         when: `before`, `during`, `after` or `target`.
         step: Steps made when it was drawn.
+        context: The number of its context in the run.
         prompt: What it goes on from or answers, a text or a conversation; not to be trusted. None
             where the log doesn't say it.
         text: The completion; not to be trusted.
@@ -142,6 +143,7 @@ class Shown:
 
     when: str
     step: int
+    context: int
     prompt: str | tuple[Message, ...] | None
     text: str
     finished: bool

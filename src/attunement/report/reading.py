@@ -207,6 +207,7 @@ def _shown(row: Row) -> Shown:
     return Shown(
         when=str(row["when"]),
         step=int(_number(row["step"])),
+        context=int(_number(row.get("context", 0))),
         prompt=_prompt(row.get("prompt")),
         text=str(row["text"]),
         finished=bool(row["finished"]),

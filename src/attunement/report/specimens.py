@@ -6,14 +6,16 @@ are untrusted: control characters are made visible here, and the template escape
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from attunement.report.contents import Reading, Shown
 from attunement.report.words import satisfies, visible
 
 MOST_SAMPLES = 24
-"""Samples of a column that the page shows; the rest stays in `samples.jsonl`."""
+"""Samples of a column that the page shows, of as many contexts as it can; the rest stays in
+`samples.jsonl`."""
 MOST_EVALUATIONS = 6
 """Evaluations whose samples the page shows: first, last and some between."""
 MOST_CHARACTERS = 1600
@@ -98,8 +100,19 @@ def during(reading: Reading) -> tuple[Column, ...]:
 
 def _column(reading: Reading, heading: str, chosen: Callable[[Shown], bool]) -> Column:
     samples = [sample for sample in reading.samples if chosen(sample)]
-    specimens = tuple(_specimen(reading, sample) for sample in samples[:MOST_SAMPLES])
+    specimens = tuple(_specimen(reading, sample) for sample in _few(samples))
     return Column(heading, specimens, len(samples) - len(specimens))
+
+
+def _few(samples: Sequence[Shown]) -> list[Shown]:
+    """At most `MOST_SAMPLES`: one of each context, then another of each; in the order given."""
+    earlier: Counter[int] = Counter()
+    ranks = []
+    for sample in samples:
+        ranks.append(earlier[sample.context])
+        earlier[sample.context] += 1
+    chosen = sorted(range(len(samples)), key=ranks.__getitem__)[:MOST_SAMPLES]
+    return [samples[index] for index in sorted(chosen)]
 
 
 def _specimen(reading: Reading, sample: Shown) -> Specimen:
