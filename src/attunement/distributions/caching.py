@@ -1,4 +1,4 @@
-"""The cache of keys and values that a new token looks back on, with room reserved ahead.
+"""The cache of what a new token looks back on: keys and values, and states of linear attention.
 
 It is the one that the model's configuration asks for, but full-attention layers write into room
 reserved ahead instead of being concatenated anew at each step, which for a small model on a CPU is
@@ -7,9 +7,11 @@ most of the cost of a step.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 _LEAST_ROOM = 4
 
@@ -26,6 +28,21 @@ def reserved_cache(config: PreTrainedConfig, limit: int) -> DynamicCache:
         _ReservedLayer(limit) if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+def select_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """Keep these rows of a cache, which may come more than once.
+
+    Args:
+        cache: Of any layers.
+        rows: [R] int64, the rows to keep, in their new order.
+    """
+    layer: Any
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            layer.reorder_cache(rows)  # pyright: ignore[reportArgumentType]
+        else:
+            layer.batch_select_indices(rows)
 
 
 class _ReservedLayer(DynamicLayer):

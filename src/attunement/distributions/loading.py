@@ -23,6 +23,7 @@ from transformers import (
 from attunement import processes
 from attunement.core import AttunementError, Outcomes, Stop
 from attunement.distributions.forward import fuse_activations
+from attunement.distributions.probing import require_decodable
 from attunement.distributions.tiny import TINY_PYTHON, tiny_python_path
 from attunement.hub import UNREADABLE, first_line, quiet
 from attunement.sharding import full, is_sharded
@@ -76,7 +77,8 @@ def load_network(
             first GPU if there is one.
 
     Raises:
-        AttunementError: Something can't be found or read, or is of the other family.
+        AttunementError: Something can't be found or read, is of the other family, or is a model
+            that can't be decoded.
     """
     if device is not None:
         require_device(device)
@@ -100,6 +102,8 @@ def load_network(
     fuse_activations(network)
     if device is not None:
         network.to(device=device)  # pyright: ignore[reportCallIssue]
+    if not has_encoder:
+        require_decodable(network)
     return network, tokenizer
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from attunement.distributions.caching import reserved_cache
+from attunement.distributions.caching import reserved_cache, select_rows
 from attunement.distributions.encoding import decoder_inputs, source_inputs
 from attunement.distributions.forward import logits_at
 from attunement.distributions.prompts import distinct_rows
@@ -66,7 +66,7 @@ class CausalReader:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only (an index may come more than once)."""
-        self.cache.batch_select_indices(rows)
+        select_rows(self.cache, rows)
         self.mask, self.lengths = self.mask[rows], self.lengths[rows]
 
     def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:

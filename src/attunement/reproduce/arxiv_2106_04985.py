@@ -26,7 +26,7 @@ from attunement.targets import Target
 QUICK = exact.sizes(seeds=8, steps=300, every=20)
 EMBEDDED = LanguageSizes(
     model=ModelSettings(base="tiny-python"),
-    seeds=3,
+    seeds=6,
     settings=language.embedded_settings(max_steps=60, evaluate_every=10),
     targets={"code": TargetSettings(constrain=("compiles",))},
     measure_size=3072,

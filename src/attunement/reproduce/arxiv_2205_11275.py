@@ -37,8 +37,8 @@ _POLICY = 400
 QUICK = exact.sizes(seeds=8, steps=300, every=300)
 EMBEDDED = LanguageSizes(
     model=ModelSettings(base="tiny-python"),
-    seeds=3,
-    settings=language.embedded_settings(max_steps=24, evaluate_every=12),
+    seeds=4,
+    settings=language.embedded_settings(max_steps=60, evaluate_every=12),
     targets={"reward": TargetSettings(tilt={"pep8_per_line": -1.0}, beta=0.1)},
     measure_size=2048,
 )
