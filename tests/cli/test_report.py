@@ -49,5 +49,5 @@ def test_samples_are_shown_and_logged_with_their_conversations(
     page = (run / "report.html").read_text()
     assert "<b>area</b>" not in page
     shown = re.findall(r"<pre>\n&lt;b&gt;(area|load)&lt;/b&gt;</pre>", page)
-    assert (shown.count("area"), shown.count("load")) == (60, 12)
+    assert (shown.count("area"), shown.count("load")) == (36, 36)
     assert len(re.findall('<span class="role">assistant</span>', page)) == 72

@@ -53,7 +53,7 @@ QUICK = ExactSizes(
 )
 EMBEDDED = LanguageSizes(
     model=ModelSettings(base="tiny-python"),
-    seeds=4,
+    seeds=3,
     settings=language.embedded_settings(max_steps=20, evaluate_every=5).model_copy(
         update={"gradient_variance": True}
     ),
