@@ -31,8 +31,6 @@ ATTENTION = {
     "intermediate_size": 32,
     "max_position_embeddings": 64,
 }
-
-
 USUAL = COMMON | ATTENTION
 LINEAR = {
     "head_dim": 8,
@@ -50,10 +48,21 @@ ALL_HEADS = {"num_key_value_heads": 2}
 WINDOW = {"sliding_window": 8}
 ARCHITECTURES = {
     **dict.fromkeys(
-        ("arcee", "bitnet", "cohere", "granite", "llama", "nemotron", "phi3", "qwen2", "smollm3"),
+        (
+            "arcee",
+            "bitnet",
+            "cohere",
+            "granite",
+            "llama",
+            "nemotron",
+            "phi3",
+            "qwen2",
+            "smollm3",
+            "stablelm",
+            "starcoder2",
+        ),
         USUAL,
     ),
-    **dict.fromkeys(("stablelm", "starcoder2"), USUAL),
     **dict.fromkeys(("biogpt", "gpt_neox", "olmo2", "persimmon", "phi"), USUAL | ALL_HEADS),
     **dict.fromkeys(
         ("ernie4_5", "gemma", "glm", "helium", "hunyuan_v1_dense", "qwen3", "seed_oss"),

@@ -9,20 +9,24 @@ two rows of a few tokens.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from attunement.core import AttunementError
-from attunement.distributions.forward import causal_inputs, evaluating, logits_at, vocabulary_of
+from attunement.distributions.forward import evaluating, vocabulary_of
 from attunement.distributions.reading import CausalReader
+from attunement.distributions.scoring import every_log_prob, score
 from attunement.hub import first_line
 
 _EXACT, _ROUNDED = 1e-3, 0.25
 """Total variation that two ways to a token's distribution may differ by, in float32 and below."""
-_PROMPTS = ((1, 2, 3), (4,))
-_FURTHER = ((5, 6), (7, 8))
+_Rows: TypeAlias = Sequence[tuple[int, ...]]
+_PROMPTS: _Rows = ((1, 2, 3), (4,))
+_COMPLETIONS: _Rows = ((5, 7, 1), (6, 8, 1))
 
 
 def require_decodable(model: PreTrainedModel) -> None:
@@ -33,42 +37,39 @@ def require_decodable(model: PreTrainedModel) -> None:
     """
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise _undecodable(model, "it takes no past_key_values")
+    vocabulary = vocabulary_of(model)
+    prompts, completions = (
+        [tuple(token % vocabulary for token in row) for row in rows]
+        for rows in (_PROMPTS, _COMPLETIONS)
+    )
     try:
         with torch.no_grad(), evaluating(model):
-            stepwise, at_once = _stepwise(model), _at_once(model)
+            stepwise = _stepwise(model, prompts, completions)
+            at_once = _at_once(model, prompts, completions)
     except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError) as error:
         raise _undecodable(model, first_line(error)) from error
-    gap = float((stepwise.softmax(1) - at_once.softmax(1)).abs().sum(1).max()) / 2
+    gap = float((stepwise - at_once).abs().sum(1).max()) / 2
     if gap > (_EXACT if torch.finfo(model.dtype).bits >= 32 else _ROUNDED):
         raise _undecodable(
             model, f"what it says of a token differs by {gap:.2g} in total variation"
         )
 
 
-def _stepwise(model: PreTrainedModel) -> Tensor:
-    """[2, V] logits behind five and three tokens, in rows that change places before the last."""
-    vocabulary = vocabulary_of(model)
-    prompts = [tuple(token % vocabulary for token in prompt) for prompt in _PROMPTS]
-    first, second = torch.tensor(_FURTHER, device=model.device) % vocabulary
-    reader = CausalReader(model, prompts, len(_FURTHER))
+def _stepwise(model: PreTrainedModel, prompts: _Rows, completions: _Rows) -> Tensor:
+    """[2, V] probabilities of the last tokens, the rows changing places one token before."""
+    first, second, _ = torch.tensor(completions, device=model.device).T
+    reader = CausalReader(model, prompts, 2)
     reader.begin()
     reader.read(first)
     reader.keep(torch.tensor([1, 0], device=model.device))
-    return reader.read(second.flip(0)).flip(0)
+    return reader.read(second.flip(0)).flip(0).softmax(1)
 
 
-def _at_once(model: PreTrainedModel) -> Tensor:
-    """The same, each text read as a whole."""
-    texts = [
-        (*prompt, *more) for prompt, more in zip(_PROMPTS, zip(*_FURTHER, strict=True), strict=True)
-    ]
-    width = max(map(len, texts))
-    tokens = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts])
-    last = torch.zeros_like(tokens, dtype=torch.bool)
-    for row, text in enumerate(texts):
-        last[row, len(text) - 1] = True
-    tokens = tokens.to(model.device) % vocabulary_of(model)
-    return logits_at(model, last.to(model.device), causal_inputs(tokens)).float()
+def _at_once(model: PreTrainedModel, prompts: _Rows, completions: _Rows) -> Tensor:
+    """The same, as samples are scored."""
+    rows, columns, log_probs = score(model, prompts, completions, lambda x: x, every_log_prob)
+    last = columns == columns.max()
+    return log_probs[last][rows[last].argsort()].exp()
 
 
 def _undecodable(model: PreTrainedModel, reason: str) -> AttunementError:
